@@ -1,0 +1,136 @@
+#![forbid(unsafe_code)]
+//! What the configuration means, checked: addresses, lists, durations and modules are values here.
+//! The rest of the program sees nothing else of the configuration.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::admission::address_list::AddressList;
+use crate::admission::ladder::Restriction;
+use crate::admission::limits::LimitSettings;
+use crate::session::{DatagramModule, Module};
+
+/// A whole configuration.
+#[derive(Debug)]
+pub struct Plan {
+    /// Threads that run sessions.
+    pub workers: usize,
+    /// Where the daemon keeps what must survive it, and its control socket.
+    pub state_dir: PathBuf,
+    /// Server-wide lists.
+    pub network: Arc<Network>,
+    /// How long connections may go on after SIGTERM.
+    pub drain: Duration,
+    /// Listeners by name, in the order of their names.
+    pub listeners: Vec<ListenerPlan>,
+    /// Remarks that are no errors, as `FILE:LINE:COLUMN: message`.
+    pub notices: Vec<String>,
+}
+
+/// Server-wide address lists.
+#[derive(Debug, Default)]
+pub struct Network {
+    /// Addresses of class client.
+    pub clients: AddressList,
+    /// Refused on every socket.
+    pub denied: AddressList,
+    /// Heard out and refused by the SMTP module.
+    pub blacklist: AddressList,
+    /// Our own other servers: exempt from the per-address rung.
+    pub cluster: AddressList,
+    /// Bits of an IPv6 address that are counted as one, 1 to 128.
+    pub ipv6_prefix: u8,
+}
+
+/// One listener.
+#[derive(Debug)]
+pub struct ListenerPlan {
+    /// Its file's stem.
+    pub name: Arc<str>,
+    /// The file it was read from; empty for one built by a program.
+    pub file: PathBuf,
+    /// The name of its module in the table.
+    pub module: String,
+    /// Its protocol and what belongs to it.
+    pub protocol: Protocol,
+    /// Log lines of this listener above this level are left out.
+    pub log_level: log::LevelFilter,
+    /// Its sockets; rows with port 0 are not here.
+    pub sockets: Vec<SocketPlan>,
+}
+
+/// A listener's transport and module.
+pub enum Protocol {
+    /// Streams.
+    Tcp(TcpPlan),
+    /// Datagrams.
+    Udp(UdpPlan),
+}
+
+/// What a TCP listener has.
+pub struct TcpPlan {
+    /// Makes its sessions.
+    pub module: Arc<dyn Module>,
+    /// Channels, reserve and limits per address.
+    pub limits: LimitSettings,
+    /// The most time for a PROXY header and a TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Overrides the module's own.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What a UDP listener has.
+pub struct UdpPlan {
+    /// Answers its datagrams.
+    pub module: Arc<dyn DatagramModule>,
+}
+
+/// One socket of a listener.
+#[derive(Debug, Clone)]
+pub struct SocketPlan {
+    /// 1 to 65535; 0 only in programs and tests, where the kernel chooses.
+    pub port: u16,
+    /// `None` is every local address.
+    pub address: Option<IpAddr>,
+    /// When TLS starts.
+    pub tls: TlsMode,
+    /// Who may connect.
+    pub restriction: Restriction,
+    /// Connections the kernel holds until they are accepted.
+    pub backlog: i32,
+}
+
+/// When TLS starts on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsMode {
+    /// Not by itself; a module may upgrade.
+    #[default]
+    Off,
+    /// Right after admission.
+    On,
+    /// Something in front did it.
+    Ext,
+}
+
+impl TlsMode {
+    /// As written in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            TlsMode::Off => "Off",
+            TlsMode::On => "On",
+            TlsMode::Ext => "Ext",
+        }
+    }
+}
+
+impl std::fmt::Debug for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp(_) => "Tcp",
+            Protocol::Udp(_) => "Udp",
+        })
+    }
+}

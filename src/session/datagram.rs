@@ -1,0 +1,242 @@
+#![forbid(unsafe_code)]
+//! The contract of datagram protocols. No socket, no clock, no thread.
+//!
+//! A [`DatagramModule`] answers at once ([`DatagramContext::reply`]), several times, later
+//! ([`DatagramContext::set_alarm`] or [`DatagramContext::work`], with a kept [`Route`]), or goes on
+//! from a fresh port with an [`Exchange`].
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Class, Lane};
+
+/// The way back to whoever sent a datagram: their address and the address they asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// The remote address, never an IPv4-mapped one.
+    pub remote: SocketAddr,
+    /// The local address the datagram was sent to; answers leave from it. `None` for a socket with an
+    /// address of its own.
+    pub local: Option<IpAddr>,
+    /// Which of the listener's sockets.
+    pub(crate) socket: u32,
+}
+
+impl Route {
+    /// A route for tests of a module.
+    #[must_use]
+    pub fn test(remote: SocketAddr) -> Self {
+        Route { remote, local: None, socket: 0 }
+    }
+}
+
+/// One admitted datagram.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagram<'a> {
+    /// Where it came from and was sent to.
+    pub route: Route,
+    /// Whether the sender is on the Client list.
+    pub class: Class,
+    /// Its payload, up to 65,535 bytes.
+    pub bytes: &'a [u8],
+}
+
+/// A datagram protocol. One value serves all of a listener's sockets, from several threads at once.
+pub trait DatagramModule: Send + Sync {
+    /// Answers one datagram, or does not.
+    fn answer(&self, datagram: &Datagram<'_>, cx: &mut DatagramContext<'_>);
+
+    /// A time set with [`DatagramContext::set_alarm`] has come.
+    fn alarm(&self, _key: u64, _cx: &mut DatagramContext<'_>) {}
+}
+
+/// A conversation with one remote address from a port of its own: a TFTP transfer, a forwarded flow.
+/// Parked between events.
+pub trait Exchange: Send {
+    /// Takes one event and says whether the conversation goes on.
+    fn handle(&mut self, event: ExchangeEvent<'_>, cx: &mut ExchangeContext<'_>) -> ExchangeNext;
+}
+
+/// What happened to an exchange.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ExchangeEvent<'a> {
+    /// The first event: the port is open.
+    Open,
+    /// A datagram reached the exchange's own port.
+    Received {
+        /// Its sender.
+        from: SocketAddr,
+        /// Its payload.
+        bytes: &'a [u8],
+    },
+    /// A datagram of the same remote address reached the listener, and the module passed it on.
+    Passed(&'a [u8]),
+    /// The time set with [`ExchangeContext::set_alarm`] has come.
+    Alarm,
+    /// The exchange's own socket reported an error (an ICMP port unreachable, most often).
+    Failed,
+    /// The daemon is draining.
+    Shutdown,
+}
+
+/// Whether an exchange goes on.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExchangeNext {
+    /// Wait for the next event.
+    Wait,
+    /// Send what is pending and close the port.
+    Close,
+}
+
+/// Names a running exchange, so that its module can pass datagrams to it. Dropped with its last clone;
+/// the exchange goes on.
+#[derive(Clone)]
+pub struct ExchangeHandle(pub(crate) Arc<dyn Fn(&[u8]) -> bool + Send + Sync>);
+
+impl ExchangeHandle {
+    /// A handle that calls `pass`.
+    pub fn new(pass: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        ExchangeHandle(Arc::new(pass))
+    }
+
+    /// Passes a datagram on ([`ExchangeEvent::Passed`]); false when the exchange has ended or its queue
+    /// is full.
+    pub fn pass(&self, bytes: &[u8]) -> bool {
+        (self.0)(bytes)
+    }
+}
+
+impl fmt::Debug for ExchangeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExchangeHandle")
+    }
+}
+
+/// Datagrams to be sent from the listener's sockets.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pub(crate) datagrams: Vec<(Route, Vec<u8>)>,
+}
+
+impl Outbox {
+    /// Sends `bytes` along `route`.
+    pub fn send(&mut self, route: Route, bytes: &[u8]) {
+        self.datagrams.push((route, bytes.to_vec()));
+    }
+
+    /// What would be sent, as tests of a module look at it.
+    #[must_use]
+    pub fn pending(&self) -> &[(Route, Vec<u8>)] {
+        &self.datagrams
+    }
+}
+
+/// Work of a datagram module that blocks; it sends its answers itself.
+pub type DatagramWork = Box<dyn FnOnce(&mut Outbox) + Send>;
+
+/// Opens a port for an exchange; `None` when the listener's table of exchanges is full or no port is to
+/// be had.
+pub(crate) type OpenExchange<'a> =
+    dyn FnMut(Route, Option<SocketAddr>, Box<dyn Exchange>) -> Option<ExchangeHandle> + 'a;
+
+/// What surrounds a datagram module during one call.
+pub struct DatagramContext<'a> {
+    pub(crate) now: Instant,
+    pub(crate) wall: SystemTime,
+    pub(crate) route: Option<Route>,
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) alarms: &'a mut Vec<(Instant, u64)>,
+    pub(crate) work: &'a mut Vec<(Lane, DatagramWork)>,
+    pub(crate) open: &'a mut OpenExchange<'a>,
+}
+
+impl DatagramContext<'_> {
+    /// The monotonic time of this call.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The wall-clock time of this call.
+    #[must_use]
+    pub fn wall(&self) -> SystemTime {
+        self.wall
+    }
+
+    /// Answers the datagram being handled; in an alarm there is none, and nothing is sent.
+    pub fn reply(&mut self, bytes: &[u8]) {
+        if let Some(route) = self.route {
+            self.outbox.send(route, bytes);
+        }
+    }
+
+    /// Sends along a kept route.
+    pub fn send(&mut self, route: Route, bytes: &[u8]) {
+        self.outbox.send(route, bytes);
+    }
+
+    /// Calls [`DatagramModule::alarm`] with `key` after `delay`. Alarms are not taken back: a module
+    /// ignores those it no longer needs.
+    pub fn set_alarm(&mut self, delay: Duration, key: u64) {
+        self.alarms.push((self.now + delay, key));
+    }
+
+    /// Runs work that blocks on a lane's threads; what it puts into the outbox is sent.
+    pub fn work(&mut self, lane: Lane, work: impl FnOnce(&mut Outbox) + Send + 'static) {
+        self.work.push((lane, Box::new(work)));
+    }
+
+    /// Opens a fresh port on the address that was asked and lets `exchange` go on from there.
+    /// With `connect`, only that address is heard (a forwarded flow's upstream).
+    /// `None` when the listener has as many exchanges as it may, or no port is to be had.
+    pub fn open(
+        &mut self,
+        route: Route,
+        connect: Option<SocketAddr>,
+        exchange: Box<dyn Exchange>,
+    ) -> Option<ExchangeHandle> {
+        (self.open)(route, connect, exchange)
+    }
+}
+
+/// What surrounds an exchange during one event.
+pub struct ExchangeContext<'a> {
+    pub(crate) now: Instant,
+    pub(crate) route: Route,
+    pub(crate) sends: &'a mut Vec<(SocketAddr, Vec<u8>)>,
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) alarm: &'a mut Option<Option<Instant>>,
+}
+
+impl ExchangeContext<'_> {
+    /// The monotonic time of this event.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Whom the exchange was opened for.
+    #[must_use]
+    pub fn route(&self) -> Route {
+        self.route
+    }
+
+    /// Sends from the exchange's own port.
+    pub fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        self.sends.push((to, bytes.to_vec()));
+    }
+
+    /// Sends from the listener's socket to whom the exchange was opened for.
+    pub fn reply(&mut self, bytes: &[u8]) {
+        self.outbox.send(self.route, bytes);
+    }
+
+    /// [`ExchangeEvent::Alarm`] after `delay`; replaces an alarm set before. `None` takes it back.
+    pub fn set_alarm(&mut self, delay: Option<Duration>) {
+        *self.alarm = Some(delay.map(|delay| self.now + delay));
+    }
+}
