@@ -37,7 +37,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(10);
 /// The most time it waits while slots become free before it, one after the other.
 const LAST_LOOK: Duration = Duration::from_secs(1);
 /// Newcomers that wait for a second look; further ones are refused at once.
-const MOST_DOUBTFUL: usize = 1024;
+const MOST_DOUBTFUL: usize = 128;
 
 /// A listening socket and whose it is.
 pub(crate) struct Source {
@@ -258,6 +258,8 @@ impl PollLoop {
         };
         match listener.limits.admit(cleared) {
             Ok(admitted) => self.admit(index, stream, remote, admitted, now),
+            // Nobody is there any more to be refused.
+            Err(_) if has_left(&stream) => {}
             Err((_, cleared)) if self.doubtful.len() < MOST_DOUBTFUL => {
                 listener.limits.set_waiting(true);
                 let (since, until) = (now, now + SECOND_LOOK);
@@ -284,6 +286,7 @@ impl PollLoop {
                     moved = true;
                     self.admit(doubtful.source, doubtful.stream, doubtful.remote, admitted, now);
                 }
+                Err(_) if has_left(&doubtful.stream) => {}
                 Err((reason, _)) if !moved && (settled || now >= doubtful.until) => {
                     self.refuse(doubtful.source, doubtful.stream, doubtful.remote, reason);
                 }
@@ -336,9 +339,12 @@ impl PollLoop {
     }
 
     fn refuse(&mut self, index: usize, stream: TcpStream, remote: SocketAddr, reason: Reason) {
+        // Counted before the peer can see it.
+        if let Kind::Tcp { listener, .. } = &self.sources[index].kind {
+            listener.counters.reject(reason);
+        }
         sockets::reset(stream);
         if let Kind::Tcp { listener, refusals, .. } = &self.sources[index].kind {
-            listener.counters.reject(reason);
             if listener.log_level >= log::LevelFilter::Info {
                 note(&mut self.refusals[*refusals], reason, remote);
             }
@@ -424,6 +430,11 @@ fn note(lately: &mut (Arc<str>, Refusals), reason: Reason, remote: SocketAddr) {
     if let Some(line) = lately.1.note(reason, remote.ip(), Instant::now()) {
         log::info!(target: &lately.0, "{line}");
     }
+}
+
+/// True when the peer closed before it was decided about, without having sent a byte.
+fn has_left(stream: &TcpStream) -> bool {
+    matches!(stream.peek(&mut [0]), Ok(0))
 }
 
 fn signals(event: &Event) -> Signals {
