@@ -32,7 +32,7 @@ fn scan(lines: &[Line], address: u128) -> Option<(bool, u32)> {
     Some((lines[found].0, u32::try_from(found + 1).unwrap()))
 }
 
-fn check(lines: &[Line], asked: &[u128], address: impl Fn(u128) -> IpAddr) {
+fn check(lines: &[Line], asked: &[u128], max: u128, address: impl Fn(u128) -> IpAddr) {
     let mut text = String::new();
     for (listed, first, last) in lines {
         let sign = if *listed { "" } else { "!" };
@@ -48,9 +48,8 @@ fn check(lines: &[Line], asked: &[u128], address: impl Fn(u128) -> IpAddr) {
         ]
     });
     for number in ends.chain(asked.iter().copied()) {
-        let Ok(asked) = std::panic::catch_unwind(|| address(number)) else {
-            continue;
-        };
+        let number = number.min(max);
+        let asked = address(number);
         let expected = scan(lines, number);
         assert_eq!(
             decided(&list, &asked.to_string()),
@@ -72,9 +71,8 @@ proptest! {
         lines in lines(u128::from(u32::MAX)),
         asked in prop::collection::vec(numbers(u128::from(u32::MAX)), 20),
     ) {
-        let asked: Vec<u128> = asked;
-        check(&lines, &asked, |number| {
-            Ipv4Addr::from_bits(u32::try_from(number).unwrap_or(u32::MAX)).into()
+        check(&lines, &asked, u32::MAX.into(), |number| {
+            Ipv4Addr::from_bits(u32::try_from(number).unwrap()).into()
         });
     }
 
@@ -83,7 +81,7 @@ proptest! {
         lines in lines(u128::MAX),
         asked in prop::collection::vec(numbers(u128::MAX), 20),
     ) {
-        check(&lines, &asked, |number| Ipv6Addr::from_bits(number).into());
+        check(&lines, &asked, u128::MAX, |number| Ipv6Addr::from_bits(number).into());
     }
 
     #[test]
@@ -159,7 +157,7 @@ fn every_size_of_list_finds_each_of_its_ranges() {
 }
 
 #[test]
-fn a_million_alternating_lines_compile_without_quadratic_work() {
+fn nested_alternating_lines_cost_no_quadratic_work() {
     // Each line lies within the one before: the worst case for a list that is edited in place.
     let mut text = String::new();
     for line in 0..100_000u32 {
@@ -169,7 +167,7 @@ fn a_million_alternating_lines_compile_without_quadratic_work() {
         text += &format!("{sign}{first}-{last}\n");
     }
     let list = list(&text);
-    assert_eq!(list.len(), 99_999 + 1 - 1);
+    assert_eq!(list.len(), 100_000);
     assert_eq!(decided(&list, "0.0.0.1"), Some((false, 2)));
     assert_eq!(decided(&list, "128.0.0.0"), Some((false, 100_000)));
     assert!(list.memory() < 100_000 * 40);
