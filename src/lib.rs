@@ -1,7 +1,3 @@
-//! A listener daemon as a library.
+//! Portreeve: admission by address, TLS and protocol modules on one poll loop.
 
 pub mod admission;
-pub mod config;
-mod connection;
-pub mod server;
-pub mod session;

@@ -1,8 +1,5 @@
-//! Who may talk, and how many at once. Pure: no socket, clock or thread in here.
+//! Who may talk: pure decisions over addresses. Nothing here opens a socket, reads a clock or
+//! starts a thread.
+#![forbid(unsafe_code)]
 
 pub mod address_list;
-pub mod bans;
-pub mod ladder;
-pub mod limits;
-#[cfg(test)]
-mod simulation;

@@ -1,241 +1,247 @@
+//! From text to entries: lines, comments, `!`, `@file`, and the errors of all of them.
 #![forbid(unsafe_code)]
-//! The text of a list to painted ranges. Nothing is masked or skipped silently.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
 
-use super::compile::Painted;
-use super::{EXCLUDED, ListError, Loader, Origins, Segment, Source, plain_position};
+use super::compile::Span;
+use super::entry::{self, Block, Mistake};
+use super::origin::Origins;
+use super::{ListError, Source};
 
-/// After so many bad lines the rest is only counted.
-pub(super) const MOST_ERRORS: usize = 50;
+/// Errors reported one by one; the rest is counted. A page full is enough to see what is wrong.
+const MAX_REPORTED: usize = 50;
 
-/// What the lines say, in their order.
+/// How deep files may name each other. It ends circles that symbolic links hide.
+const MAX_DEPTH: usize = 16;
+
+/// How many files one list may read. Files that each name the next one twice would otherwise read
+/// 2^16.
+const MAX_FILES: usize = 1024;
+
+/// What a text means, in the order of its lines.
 #[derive(Default)]
 pub(super) struct Parsed {
-    pub(super) v4: Vec<Painted<u32>>,
-    pub(super) v6: Vec<Painted<u128>>,
+    pub(super) v4: Vec<Span<u32>>,
+    pub(super) v6: Vec<Span<u128>>,
     pub(super) origins: Origins,
 }
 
-pub(super) fn parse(source: &Source<'_>, loader: &mut Loader<'_>) -> Result<Parsed, Vec<ListError>> {
-    let mut reader = Reader {
+/// Reads `source` and the files that it names.
+pub(super) fn parse(
+    source: &Source<'_>,
+    loader: &mut dyn FnMut(&Path) -> io::Result<String>,
+) -> Result<Parsed, Vec<ListError>> {
+    let mut parser = Parser {
+        loader,
+        chain: vec![source.file.to_path_buf()],
+        files: 0,
         parsed: Parsed::default(),
         errors: Vec::new(),
-        more: 0,
-        next_origin: 0,
-        loader,
-        open: vec![source.file.to_path_buf()],
+        unreported: 0,
     };
-    reader.text(source.file, source.text, source.position);
-    let Reader { parsed, mut errors, more, .. } = reader;
-    if let Some(last) = errors.last_mut()
-        && more > 0
-    {
-        last.message.push_str(&format!(" (and {more} more bad lines)"));
-    }
-    if errors.is_empty() { Ok(parsed) } else { Err(errors) }
+    let embedded = (source.position)(0).0 > 0;
+    let file = parser.parsed.origins.add_file(source.file.to_path_buf());
+    parser.read(&Text {
+        text: source.text,
+        file,
+        position: embedded.then_some(source.position),
+    });
+    parser.finish()
 }
 
-struct Reader<'a, 'b> {
+/// Reads a file that a list names from disk. Only regular files: a pipe would hold up the daemon.
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    String::from_utf8(fs::read(path)?).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = memchr::memchr_iter(b'\n', valid).count() + 1;
+        let message = format!("line {line} is not UTF-8 text");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+/// One text being read.
+struct Text<'t> {
+    text: &'t str,
+    file: u32,
+    /// Absent when the text is a file of its own.
+    position: Option<&'t dyn Fn(usize) -> (u32, u32)>,
+}
+
+impl Text<'_> {
+    /// Line and column of a part of the text.
+    fn position(&self, part: &str) -> (u32, u32) {
+        let offset = part
+            .as_ptr()
+            .addr()
+            .saturating_sub(self.text.as_ptr().addr());
+        match self.position {
+            Some(position) => position(offset),
+            None => count(self.text.get(..offset).unwrap_or(self.text)),
+        }
+    }
+}
+
+/// The position behind `before`, which begins the file.
+fn count(before: &str) -> (u32, u32) {
+    let lines = memchr::memchr_iter(b'\n', before.as_bytes()).count();
+    let line = before.rsplit('\n').next().unwrap_or(before);
+    let columns = line.trim_start_matches(BYTE_ORDER_MARK).chars().count();
+    let number = |counted: usize| u32::try_from(counted + 1).unwrap_or(u32::MAX);
+    (number(lines), number(columns))
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+struct Parser<'l> {
+    loader: &'l mut dyn FnMut(&Path) -> io::Result<String>,
+    /// The file being read, behind those that led to it.
+    chain: Vec<PathBuf>,
+    /// Files read so far.
+    files: usize,
     parsed: Parsed,
     errors: Vec<ListError>,
-    more: usize,
-    next_origin: u32,
-    loader: &'a mut Loader<'b>,
-    /// The files being read, outermost first: one that comes again is a cycle.
-    open: Vec<PathBuf>,
+    /// Errors behind the last of `errors`, which has the position of their first.
+    unreported: usize,
 }
 
-/// What is wrong with a line, and at which byte of it.
-struct Bad(usize, String);
-
-impl Reader<'_, '_> {
-    fn text(&mut self, file: &Path, text: &str, position: &dyn Fn(usize) -> (u32, u32)) {
-        let mut offset = if text.starts_with('\u{feff}') { 3 } else { 0 };
-        self.segment(file, position(offset).0);
-        while offset < text.len() {
-            let rest = &text[offset..];
-            let end = memchr::memchr(b'\n', rest.as_bytes()).unwrap_or(rest.len());
-            let line = &rest[..end];
-            let entry = line.split_once(';').map_or(line, |(entry, _)| entry);
-            let start = entry.len() - entry.trim_start().len();
-            let entry = entry.trim();
-            if let Some(name) = entry.strip_prefix('@') {
-                let at = position(offset + start);
-                self.include(file, name.trim(), at);
-                self.next_origin += 1;
-                let (line, _) = position(offset);
-                self.segment(file, line + 1);
-            } else {
-                if !entry.is_empty()
-                    && let Err(Bad(within, message)) = self.entry(entry)
-                {
-                    let (line, column) = position(offset + start + within);
-                    self.error(file, (line, column), message);
-                }
-                self.next_origin += 1;
+impl Parser<'_> {
+    fn read(&mut self, text: &Text<'_>) {
+        let lines = text.text.strip_prefix(BYTE_ORDER_MARK);
+        for (number, line) in (1..).zip(lines.unwrap_or(text.text).split('\n')) {
+            let entry = line.split_once(';').map_or(line, |(entry, _)| entry).trim();
+            if entry.is_empty() {
+                continue;
             }
-            if self.next_origin >= EXCLUDED {
-                self.error(file, position(offset), "a list has at most 2,147,483,647 lines".to_owned());
-                return;
+            let number = match text.position {
+                Some(_) => text.position(entry).0,
+                None => number,
+            };
+            if let Err(mistake) = self.line(text, number, entry) {
+                self.report(text, mistake);
             }
-            offset += end + 1;
         }
     }
 
-    fn segment(&mut self, file: &Path, first_line: u32) {
-        let base = self.next_origin;
-        self.parsed.origins.segments.push(Segment { base, file: file.to_path_buf(), first_line });
-    }
-
-    fn include(&mut self, file: &Path, name: &str, at: (u32, u32)) {
-        if name.is_empty() {
-            return self.error(file, at, "expected a file name after @".to_owned());
+    fn line<'t>(&mut self, text: &Text<'_>, line: u32, entry: &'t str) -> Result<(), Mistake<'t>> {
+        if let Some(name) = entry.strip_prefix('@') {
+            return self.include(name.trim());
         }
-        let path = file.parent().unwrap_or(Path::new("")).join(name);
-        if self.open.contains(&path) {
-            let chain: Vec<_> =
-                self.open.iter().chain([&path]).map(|path| path.display().to_string()).collect();
-            return self.error(file, at, format!("a file names itself: {}", chain.join(" -> ")));
-        }
-        match (self.loader)(&path) {
-            Ok(text) => {
-                self.open.push(path.clone());
-                // Lines are read in order, so their count so far is carried along instead of counted anew.
-                let last = std::cell::Cell::new((0_usize, 1_u32));
-                let position = |offset: usize| {
-                    let (from, line) = last.get();
-                    if offset < from {
-                        return plain_position(&text, offset);
-                    }
-                    let new = memchr::memchr_iter(b'\n', &text.as_bytes()[from..offset]).count();
-                    let line = line + u32::try_from(new).unwrap_or(u32::MAX);
-                    last.set((offset, line));
-                    let start = memchr::memrchr(b'\n', &text.as_bytes()[..offset]).map_or(0, |end| end + 1);
-                    (line, u32::try_from(offset - start + 1).unwrap_or(u32::MAX))
-                };
-                self.text(&path, &text, &position);
-                self.open.pop();
-            }
-            Err(error) => self.error(file, at, format!("cannot read {}: {error}", path.display())),
-        }
-    }
-
-    fn error(&mut self, file: &Path, (line, column): (u32, u32), message: String) {
-        if self.errors.len() == MOST_ERRORS {
-            self.more += 1;
-            return;
-        }
-        self.errors.push(ListError { file: file.to_path_buf(), line, column, message });
-    }
-
-    fn entry(&mut self, entry: &str) -> Result<(), Bad> {
-        let (excluded, positive) = match entry.strip_prefix('!') {
-            Some(rest) => (true, rest.trim_start()),
-            None => (false, entry),
+        let (listed, block) = match entry.strip_prefix('!') {
+            Some(excluded) => (false, excluded.trim_start()),
+            None => (true, entry),
         };
-        let shift = entry.len() - positive.len();
-        if positive.starts_with('@') {
-            return Err(Bad(shift, "a file cannot be taken out; put ! before its lines".to_owned()));
+        if !listed && block.starts_with('@') {
+            let message = "`!` cannot stand before `@`: put it before the lines of that file";
+            return Err(Mistake::new(entry, message));
         }
-        let shifted = |Bad(at, message): Bad| Bad(at + shift, message);
-        let origin = self.next_origin;
-        match range(positive).map_err(shifted)? {
-            (IpAddr::V4(first), IpAddr::V4(last)) => {
-                let (first, last) = (first.into(), last.into());
-                self.parsed.v4.push(Painted { first, last, origin, excluded });
-            }
-            (first, last) => {
-                let (first, last) = (number(first), number(last));
-                self.parsed.v6.push(Painted { first, last, origin, excluded });
-            }
+        let parsed = entry::parse(block)?;
+        let Some(origin) = self.parsed.origins.add(text.file, line, listed) else {
+            return Err(Mistake::new(entry, "a list has at most 2^31 entries"));
+        };
+        match parsed {
+            Block::V4(first, last) => self.parsed.v4.push(Span {
+                first,
+                last,
+                origin,
+            }),
+            Block::V6(first, last) => self.parsed.v6.push(Span {
+                first,
+                last,
+                origin,
+            }),
         }
         Ok(())
     }
-}
 
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
-        IpAddr::V6(address) => address.into(),
+    fn include<'t>(&mut self, name: &'t str) -> Result<(), Mistake<'t>> {
+        if name.is_empty() {
+            return Err(Mistake::new(name, "expected the name of a file after `@`"));
+        }
+        let directory = self.chain.last().and_then(|file| file.parent());
+        let path = directory.unwrap_or(Path::new("")).join(name);
+        self.refuse_endless(&path)
+            .map_err(|message| Mistake::new(name, message))?;
+        self.files += 1;
+        let text = (self.loader)(&path).map_err(|error| {
+            let path = path.to_string_lossy();
+            let message = format!("cannot read {}: {error}", path.escape_debug());
+            Mistake::new(name, message)
+        })?;
+        let file = self.parsed.origins.add_file(path.clone());
+        self.chain.push(path);
+        self.read(&Text {
+            text: &text,
+            file,
+            position: None,
+        });
+        self.chain.pop();
+        Ok(())
+    }
+
+    /// An error if reading `path` would not end, or not soon.
+    fn refuse_endless(&self, path: &Path) -> Result<(), String> {
+        let same = |file: &PathBuf| normal(file) == normal(path);
+        if let Some(begin) = self.chain.iter().position(same) {
+            let mut circle = String::new();
+            for file in &self.chain[begin..] {
+                circle += &format!("{} -> ", file.display());
+            }
+            return Err(format!(
+                "files name each other in a circle: {circle}{}",
+                path.display()
+            ));
+        }
+        if self.chain.len() > MAX_DEPTH {
+            return Err(format!("files name each other more than {MAX_DEPTH} deep"));
+        }
+        if self.files >= MAX_FILES {
+            return Err(format!("a list reads at most {MAX_FILES} files"));
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, text: &Text<'_>, mistake: Mistake<'_>) {
+        self.unreported += usize::from(self.errors.len() >= MAX_REPORTED);
+        if self.errors.len() > MAX_REPORTED {
+            return;
+        }
+        let (line, column) = text.position(mistake.part);
+        self.errors.push(ListError {
+            file: self.parsed.origins.file(text.file).to_path_buf(),
+            line,
+            column,
+            message: mistake.message,
+        });
+    }
+
+    fn finish(mut self) -> Result<Parsed, Vec<ListError>> {
+        if let (2.., Some(last)) = (self.unreported, self.errors.last_mut()) {
+            last.message = format!("and {} more bad lines from here on", self.unreported);
+        }
+        if !self.errors.is_empty() {
+            return Err(self.errors);
+        }
+        self.parsed.origins.shrink();
+        Ok(self.parsed)
     }
 }
 
-/// The first and the last address of an entry; of one family.
-fn range(entry: &str) -> Result<(IpAddr, IpAddr), Bad> {
-    if let Some((left, right)) = entry.split_once('-') {
-        let at = entry.len() - right.trim_start().len();
-        let first = address(left.trim_end(), 0)?;
-        let last = address(right.trim(), at)?;
-        if first.is_ipv4() != last.is_ipv4() {
-            return Err(Bad(at, "both ends of a range must be of one family".to_owned()));
+/// The path without `.` and with `NAME/..` removed: good enough to see that two are the same file.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if normal.file_name().is_some() => {
+                normal.pop();
+            }
+            other => normal.push(other),
         }
-        if first > last {
-            return Err(Bad(at, format!("the range ends before it begins ({last} is below {first})")));
-        }
-        return Ok((first, last));
     }
-    let Some((network, length)) = entry.split_once('/') else {
-        let single = address(entry, 0)?;
-        return Ok((single, single));
-    };
-    let at = network.len() + 1;
-    cidr(network, length, at)
-}
-
-fn cidr(network: &str, length: &str, at: usize) -> Result<(IpAddr, IpAddr), Bad> {
-    let raw = plain(network, 0)?;
-    let bits: u32 = if raw.is_ipv4() { 32 } else { 128 };
-    let digits = !length.is_empty() && length.len() <= 3 && length.bytes().all(|b| b.is_ascii_digit());
-    let length = match length.parse::<u32>() {
-        Ok(length) if digits && (1..=bits).contains(&length) => length,
-        _ => return Err(Bad(at, format!("expected a prefix length from 1 to {bits}, found \"{length}\""))),
-    };
-    let host_bits = |address: u128, length: u32, bits: u32| {
-        let host = bits - length;
-        let mask = 1_u128.checked_shl(host).map_or(u128::MAX, |bit| bit - 1);
-        (address & !mask, address | mask)
-    };
-    let (first, last) = match raw {
-        IpAddr::V4(address) => {
-            let (first, last) = host_bits(u32::from(address).into(), length, 32);
-            (v4(first), v4(last))
-        }
-        IpAddr::V6(address) => {
-            let (first, last) = host_bits(address.into(), length, 128);
-            (IpAddr::V6(Ipv6Addr::from(first)), IpAddr::V6(Ipv6Addr::from(last)))
-        }
-    };
-    if first != raw {
-        return Err(Bad(0, format!("{raw}/{length} has host bits set; the network is {first}/{length}")));
-    }
-    // The whole of an IPv4-mapped network is IPv4; one that is larger than all of them is plain IPv6.
-    match (first.to_canonical(), last.to_canonical()) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => Ok((first.into(), last.into())),
-        _ => Ok((first, last)),
-    }
-}
-
-fn v4(number: u128) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)))
-}
-
-/// An address, an IPv4-mapped one as IPv4.
-fn address(text: &str, at: usize) -> Result<IpAddr, Bad> {
-    plain(text, at).map(|address| address.to_canonical())
-}
-
-fn plain(text: &str, at: usize) -> Result<IpAddr, Bad> {
-    let bare = match text.strip_prefix('[') {
-        Some(rest) => match rest.strip_suffix(']') {
-            Some(inner) if inner.contains(':') => inner,
-            _ => return Err(Bad(at, format!("expected an IPv6 address in brackets, found \"{text}\""))),
-        },
-        None => text,
-    };
-    bare.parse().map_err(|_| {
-        let what = if text.is_empty() { "nothing".to_owned() } else { format!("\"{text}\"") };
-        Bad(at, format!("expected an address, a network or a range, found {what}"))
-    })
+    normal
 }
