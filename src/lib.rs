@@ -1,3 +1,6 @@
-//! Portreeve: admission by address, TLS and protocol modules on one poll loop.
+#![forbid(unsafe_code)]
+//! Portreeve: a listener daemon and library.
 
 pub mod admission;
+pub mod config;
+pub mod session;
