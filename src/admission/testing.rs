@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::address_list::AddressList;
+use super::address_list::{AddressList, Source};
 use super::bans::Bans;
 use super::ladder::{Cleared, Restriction, clear};
 use crate::config::plan::Network;
 
 /// A list with these lines, of a file called `list`.
 pub(super) fn list(text: &str) -> AddressList {
-    AddressList::parse(text, Path::new("list"))
+    AddressList::parse(&Source::file(Path::new("list"), text)).unwrap()
 }
 
 /// An address of class other that passed an empty set of lists.

@@ -94,7 +94,12 @@ impl Connection {
     }
 
     /// Runs until the connection would wait for its peer, has used its share, or ends.
-    pub(crate) fn turn(mut self: Box<Self>, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> Fate {
+    pub(crate) fn turn(
+        mut self: Box<Self>,
+        signals: Signals,
+        scratch: &mut Scratch,
+        core: &Arc<Core>,
+    ) -> Fate {
         self.driver.input.lend(&mut scratch.input);
         self.driver.output.lend(&mut scratch.output);
         let after = self.run(signals, core);
@@ -122,8 +127,12 @@ impl Connection {
         let now = Instant::now();
         let slot = &mut self.slot;
         let mut waker = || core.waker(slot.get_or_insert_with(|| core.reserve()).key());
-        let mut around =
-            Surroundings { peer: &self.peer, now, wall: SystemTime::now(), waker: &mut waker };
+        let mut around = Surroundings {
+            peer: &self.peer,
+            now,
+            wall: SystemTime::now(),
+            waker: &mut waker,
+        };
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
         if signals.has(Signals::WOKEN) {
@@ -138,7 +147,10 @@ impl Connection {
         let mut reads = 0;
         loop {
             while self.driver.step(&mut around) {}
-            let flushed = match self.transport.flush(&mut self.stream, &mut self.driver.output) {
+            let flushed = match self
+                .transport
+                .flush(&mut self.stream, &mut self.driver.output)
+            {
                 Ok(flushed) => flushed,
                 Err(error) => return self.broken(&error),
             };
@@ -156,7 +168,11 @@ impl Connection {
                     return After::Abort;
                 }
                 if !self.driver.may_read() || !self.readable {
-                    let wants = if self.driver.may_read() { READ.and(WRITE) } else { WRITE };
+                    let wants = if self.driver.may_read() {
+                        READ.and(WRITE)
+                    } else {
+                        WRITE
+                    };
                     return After::Park(wants, self.driver.deadline());
                 }
             }
@@ -180,7 +196,10 @@ impl Connection {
                 return After::Yield;
             }
             reads += 1;
-            match self.transport.read(&mut self.stream, &mut self.driver.input) {
+            match self
+                .transport
+                .read(&mut self.stream, &mut self.driver.input)
+            {
                 Ok(Got::Bytes { more }) => {
                     self.readable = more || self.hangup;
                     self.driver.take_input(&mut around);
@@ -196,7 +215,10 @@ impl Connection {
     }
 
     fn broken(&self, error: &io::Error) -> After {
-        self.listener.log(log::Level::Debug, format_args!("{}: {error}", self.peer.remote));
+        self.listener.log(
+            log::Level::Debug,
+            format_args!("{}: {error}", self.peer.remote),
+        );
         After::Gone
     }
 
@@ -207,12 +229,20 @@ impl Connection {
         if self.driver.is_finished() {
             return Fate::Closed;
         }
-        let Some(count) = core.may_linger() else { return Fate::Closed };
+        let Some(count) = core.may_linger() else {
+            return Fate::Closed;
+        };
         let Connection { stream, slot, .. } = *self;
         if stream.shutdown(Shutdown::Write).is_err() {
             return Fate::Closed;
         }
-        Fate::Linger(Lingering { stream, slot, _count: count, heard: 0, until: Instant::now() + Lingering::TIME })
+        Fate::Linger(Lingering {
+            stream,
+            slot,
+            _count: count,
+            heard: 0,
+            until: Instant::now() + Lingering::TIME,
+        })
     }
 }
 
@@ -254,7 +284,11 @@ impl Lingering {
     }
 
     /// Throws away what came. Back when there may be more, until its time is up.
-    pub(crate) fn turn(mut self, signals: Signals, scratch: &mut Scratch) -> Option<(Self, Signals, Instant)> {
+    pub(crate) fn turn(
+        mut self,
+        signals: Signals,
+        scratch: &mut Scratch,
+    ) -> Option<(Self, Signals, Instant)> {
         use std::io::Read as _;
         if signals.has(Signals::DUE) || signals.has(Signals::SHUTDOWN) {
             return None;

@@ -87,7 +87,11 @@ impl Driver {
 
     /// The peer finished sending.
     pub(crate) fn finish(&mut self, truncated: bool) {
-        self.end = if truncated { End::Truncated } else { End::Finished };
+        self.end = if truncated {
+            End::Truncated
+        } else {
+            End::Finished
+        };
     }
 
     /// True once the peer's end was seen.
@@ -182,7 +186,10 @@ impl Driver {
             self.idle_at = around.now + self.idle_timeout;
         }
         self.apply(next, effects, around.now);
-        if matches!(self.wait, Wait::Read) && self.input.is_full() && self.input.consumed() == before {
+        if matches!(self.wait, Wait::Read)
+            && self.input.is_full()
+            && self.input.consumed() == before
+        {
             // A session that neither consumes nor gives up would wait for ever.
             self.wait = Wait::Abort;
         }

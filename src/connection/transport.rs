@@ -21,9 +21,7 @@ pub(crate) enum Flushed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Got {
     /// Bytes; `more` when the socket may hold further ones.
-    Bytes {
-        more: bool,
-    },
+    Bytes { more: bool },
     /// Nothing for now.
     Nothing,
     /// The peer finished.
@@ -52,7 +50,9 @@ impl Transport {
                 buffer.truncate(before + *result.as_ref().unwrap_or(&0));
                 match result {
                     Ok(0) => Ok(Got::End),
-                    Ok(count) => Ok(Got::Bytes { more: count == CHUNK }),
+                    Ok(count) => Ok(Got::Bytes {
+                        more: count == CHUNK,
+                    }),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Got::Nothing),
                     Err(error) => Err(error),
                 }
@@ -61,7 +61,11 @@ impl Transport {
     }
 
     /// Writes as much of the output as the socket takes.
-    pub(crate) fn flush(&mut self, stream: &mut TcpStream, output: &mut Output) -> io::Result<Flushed> {
+    pub(crate) fn flush(
+        &mut self,
+        stream: &mut TcpStream,
+        output: &mut Output,
+    ) -> io::Result<Flushed> {
         match self {
             Transport::Clear => flush_clear(stream, output),
         }
@@ -76,7 +80,10 @@ fn flush_clear(stream: &mut TcpStream, output: &mut Output) -> io::Result<Flushe
             let sent = retry(|| Ok(sendfile64(&*stream, file, Some(&mut at), count)?));
             if let Ok(sent) = sent {
                 if sent == 0 {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "a file became shorter",
+                    ));
                 }
                 *offset += sent as u64;
                 *length -= sent as u64;

@@ -43,18 +43,39 @@ struct Entry {
 impl Batch {
     pub(crate) fn new(group: &Arc<UdpSockets>) -> Self {
         group.waiting.fetch_add(1, Ordering::AcqRel);
-        Batch { group: Arc::clone(group), entries: Vec::new(), bytes: Vec::new(), alarms: Vec::new() }
+        Batch {
+            group: Arc::clone(group),
+            entries: Vec::new(),
+            bytes: Vec::new(),
+            alarms: Vec::new(),
+        }
     }
 
     pub(crate) fn listener_name(&self) -> Arc<str> {
         Arc::clone(&self.group.listener.name)
     }
 
-    pub(crate) fn push(&mut self, remote: SocketAddr, local: Option<IpAddr>, socket: u32, class: Class, bytes: &[u8]) {
+    pub(crate) fn push(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        socket: u32,
+        class: Class,
+        bytes: &[u8],
+    ) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
-        let route = Route { remote, local, socket };
-        self.entries.push(Entry { route, class, start, end: self.bytes.len() });
+        let route = Route {
+            remote,
+            local,
+            socket,
+        };
+        self.entries.push(Entry {
+            route,
+            class,
+            start,
+            end: self.bytes.len(),
+        });
     }
 
     pub(crate) fn push_alarm(&mut self, key: u64) {
@@ -90,7 +111,14 @@ impl Batch {
             for entry in &self.entries {
                 cx.route = Some(entry.route);
                 let bytes = &self.bytes[entry.start..entry.end];
-                module.answer(&Datagram { route: entry.route, class: entry.class, bytes }, &mut cx);
+                module.answer(
+                    &Datagram {
+                        route: entry.route,
+                        class: entry.class,
+                        bytes,
+                    },
+                    &mut cx,
+                );
             }
         }
         self.group.send(outbox);
@@ -123,16 +151,23 @@ impl UdpSockets {
         let mut datagrams = outbox.datagrams.into_iter().peekable();
         while let Some((first, bytes)) = datagrams.next() {
             let mut together = vec![(first.remote, first.local, bytes)];
-            while let Some((route, bytes)) = datagrams.next_if(|(route, _)| route.socket == first.socket) {
+            while let Some((route, bytes)) =
+                datagrams.next_if(|(route, _)| route.socket == first.socket)
+            {
                 together.push((route.remote, route.local, bytes));
             }
-            let Some((socket, ipv6)) = self.sockets.get(first.socket as usize) else { continue };
+            let Some((socket, ipv6)) = self.sockets.get(first.socket as usize) else {
+                continue;
+            };
             match udp_io::send(socket, *ipv6, &together) {
                 Ok(sent) if sent.failed == 0 => {}
-                Ok(sent) => self
+                Ok(sent) => self.listener.log(
+                    log::Level::Debug,
+                    format_args!("{} answers could not be sent", sent.failed),
+                ),
+                Err(error) => self
                     .listener
-                    .log(log::Level::Debug, format_args!("{} answers could not be sent", sent.failed)),
-                Err(error) => self.listener.log(log::Level::Debug, format_args!("cannot answer: {error}")),
+                    .log(log::Level::Debug, format_args!("cannot answer: {error}")),
             }
         }
     }

@@ -8,9 +8,9 @@ mod poll_loop;
 mod refusals;
 mod sockets;
 pub mod status;
-mod udp_io;
 #[cfg(test)]
 mod tests;
+mod udp_io;
 pub(crate) mod workers;
 
 use std::collections::BTreeMap;
@@ -95,7 +95,9 @@ impl Server {
         for running in &listeners {
             if let RunningKind::Tcp(listener) = &running.kind {
                 let core = Arc::clone(&core);
-                listener.limits.set_release_hook(Box::new(move || core.wake_poll()));
+                listener
+                    .limits
+                    .set_release_hook(Box::new(move || core.wake_poll()));
             }
         }
         let shared = Arc::new(Shared {
@@ -107,7 +109,13 @@ impl Server {
         let bans = Arc::new(Bans::default());
         let mut poll_loop = PollLoop::new(poll, core, sources, plan.network, bans, refusals);
         poll_loop.open().map_err(system)?;
-        Ok(Server { poll_loop, workers, shared, drain: plan.drain, signals: None })
+        Ok(Server {
+            poll_loop,
+            workers,
+            shared,
+            drain: plan.drain,
+            signals: None,
+        })
     }
 
     /// Lets SIGTERM and SIGINT drain the server; a second one stops it at once.
@@ -116,7 +124,9 @@ impl Server {
     /// The system refuses the signal handlers.
     pub fn with_signals(mut self) -> io::Result<Self> {
         let mut signals = SignalSource::new([SIGTERM, SIGINT, SIGHUP])?;
-        self.poll_loop.registry().register(&mut signals, SIGNAL, mio::Interest::READABLE)?;
+        self.poll_loop
+            .registry()
+            .register(&mut signals, SIGNAL, mio::Interest::READABLE)?;
         self.signals = Some(signals);
         Ok(self)
     }
@@ -133,7 +143,10 @@ impl Server {
         let each = self.shared.listeners.iter();
         each.flat_map(|running| {
             let (name, transport) = running.names();
-            running.sockets.iter().map(move |(_, address)| (Arc::clone(&name), transport, *address))
+            running
+                .sockets
+                .iter()
+                .map(move |(_, address)| (Arc::clone(&name), transport, *address))
         })
         .collect()
     }
@@ -149,13 +162,16 @@ impl Server {
         loop {
             let signals = &mut self.signals;
             let shared = &self.shared;
-            self.poll_loop.turn(&mut events, &mut receiver, drained_at, |token| {
-                if token == SIGNAL
-                    && let Some(signals) = signals
-                {
-                    signals.pending().for_each(|signal| shared.signalled(signal));
-                }
-            })?;
+            self.poll_loop
+                .turn(&mut events, &mut receiver, drained_at, |token| {
+                    if token == SIGNAL
+                        && let Some(signals) = signals
+                    {
+                        signals
+                            .pending()
+                            .for_each(|signal| shared.signalled(signal));
+                    }
+                })?;
             match self.shared.shutdowns.load(Ordering::Acquire) {
                 0 => continue,
                 1 => {}
@@ -163,7 +179,10 @@ impl Server {
             }
             let now = Instant::now();
             let until = *drained_at.get_or_insert_with(|| {
-                log::info!("draining, for at most {}", humantime::format_duration(self.drain));
+                log::info!(
+                    "draining, for at most {}",
+                    humantime::format_duration(self.drain)
+                );
                 self.poll_loop.close();
                 let core = &self.shared.core;
                 core.draining.store(true, Ordering::Release);
@@ -198,7 +217,10 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> Status {
         let listeners = self.0.listeners.iter().map(Running::status).collect();
-        let workers = WorkerStatus { total: self.0.workers, busy: self.0.core.busy() };
+        let workers = WorkerStatus {
+            total: self.0.workers,
+            busy: self.0.core.busy(),
+        };
         Status { listeners, workers }
     }
 }
@@ -233,9 +255,11 @@ impl Running {
     fn status(&self) -> ListenerStatus {
         let (name, transport) = self.names();
         let (channels, active, counters): (u32, u32, &Counters) = match &self.kind {
-            RunningKind::Tcp(listener) => {
-                (listener.limits.settings().channels, listener.limits.active(), &listener.counters)
-            }
+            RunningKind::Tcp(listener) => (
+                listener.limits.settings().channels,
+                listener.limits.active(),
+                &listener.counters,
+            ),
             RunningKind::Udp(group) => (0, 0, &group.listener.counters),
         };
         let rejected: BTreeMap<String, u64> = Reason::ALL
@@ -261,7 +285,11 @@ impl Running {
 }
 
 /// Binds one listener's sockets and adds them to the poll loop's sources.
-fn open(plan: ListenerPlan, refusals: usize, sources: &mut Vec<Source>) -> Result<Running, StartError> {
+fn open(
+    plan: ListenerPlan,
+    refusals: usize,
+    sources: &mut Vec<Source>,
+) -> Result<Running, StartError> {
     let (name, log_level) = (plan.name, plan.log_level);
     let bound_at = |address: io::Result<SocketAddr>| {
         address.map_err(|error| StartError(format!("listener {name}: {error}")))
@@ -270,7 +298,9 @@ fn open(plan: ListenerPlan, refusals: usize, sources: &mut Vec<Source>) -> Resul
         Protocol::Tcp(tcp) => {
             let listener = Arc::new(TcpListener {
                 name: Arc::clone(&name),
-                idle_timeout: tcp.idle_timeout.unwrap_or_else(|| tcp.module.idle_timeout()),
+                idle_timeout: tcp
+                    .idle_timeout
+                    .unwrap_or_else(|| tcp.module.idle_timeout()),
                 client_speaks_first: tcp.module.client_speaks_first(),
                 module: tcp.module,
                 limits: Arc::new(Limits::new(tcp.limits)),
@@ -281,10 +311,17 @@ fn open(plan: ListenerPlan, refusals: usize, sources: &mut Vec<Source>) -> Resul
             for plan in plan.sockets {
                 let socket = sockets::bind_tcp(&name, &plan)?;
                 sockets.push((plan.clone(), bound_at(socket.local_addr())?));
-                let kind = Kind::Tcp { socket, listener: Arc::clone(&listener), refusals };
+                let kind = Kind::Tcp {
+                    socket,
+                    listener: Arc::clone(&listener),
+                    refusals,
+                };
                 sources.push(Source::new(kind, plan));
             }
-            Ok(Running { kind: RunningKind::Tcp(listener), sockets })
+            Ok(Running {
+                kind: RunningKind::Tcp(listener),
+                sockets,
+            })
         }
         Protocol::Udp(udp) => {
             let listener = Arc::new(UdpListener {
@@ -306,9 +343,19 @@ fn open(plan: ListenerPlan, refusals: usize, sources: &mut Vec<Source>) -> Resul
                 alarms: parking_lot::Mutex::new(Vec::new()),
             });
             for (index, plan) in (0..).zip(plan.sockets) {
-                sources.push(Source::new(Kind::Udp { group: Arc::clone(&group), index, refusals }, plan));
+                sources.push(Source::new(
+                    Kind::Udp {
+                        group: Arc::clone(&group),
+                        index,
+                        refusals,
+                    },
+                    plan,
+                ));
             }
-            Ok(Running { kind: RunningKind::Udp(group), sockets })
+            Ok(Running {
+                kind: RunningKind::Udp(group),
+                sockets,
+            })
         }
     }
 }
@@ -316,8 +363,14 @@ fn open(plan: ListenerPlan, refusals: usize, sources: &mut Vec<Source>) -> Resul
 /// Raises the limit of open descriptors as far as the system lets us; what it is then.
 fn raise_descriptors() -> u64 {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
-    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return u64::MAX;
+    };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        hard
+    } else {
+        soft
+    }
 }
 
 /// Says at start when channels cannot all be served.

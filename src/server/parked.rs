@@ -87,11 +87,18 @@ impl<R> Parked<R> {
     /// A slot whose resident is away. Given back with [`Parked::release`].
     pub(crate) fn reserve(&self) -> Key {
         let mut table = self.table.lock();
-        let signals = if table.shutdown { Signals::SHUTDOWN } else { Signals::NONE };
+        let signals = if table.shutdown {
+            Signals::SHUTDOWN
+        } else {
+            Signals::NONE
+        };
         if let Some(index) = table.free.pop() {
             let slot = &mut table.slots[index as usize];
             slot.signals = signals;
-            return Key { index, generation: slot.generation };
+            return Key {
+                index,
+                generation: slot.generation,
+            };
         }
         let index = u32::try_from(table.slots.len()).expect("fewer slots than descriptors");
         table.slots.push(Slot {
@@ -102,7 +109,10 @@ impl<R> Parked<R> {
             deadline: None,
             queued: None,
         });
-        Key { index, generation: 1 }
+        Key {
+            index,
+            generation: 1,
+        }
     }
 
     /// Frees a slot; later signals for `key` do nothing.
@@ -131,14 +141,18 @@ impl<R> Parked<R> {
         deadline: Option<Instant>,
     ) -> Result<bool, (R, Signals)> {
         let mut table = self.table.lock();
-        let Some(slot) = table.slot(key) else { return Err((resident, Signals::HANGUP)) };
+        let Some(slot) = table.slot(key) else {
+            return Err((resident, Signals::HANGUP));
+        };
         if slot.signals.has(wants) {
             return Err((resident, std::mem::take(&mut slot.signals)));
         }
         slot.wants = wants;
         slot.resident = Some(resident);
         slot.deadline = deadline;
-        let Some(deadline) = deadline else { return Ok(false) };
+        let Some(deadline) = deadline else {
+            return Ok(false);
+        };
         if slot.queued.is_none_or(|queued| deadline < queued) {
             slot.queued = Some(deadline);
             table.deadlines.push(Reverse((deadline, key)));
@@ -165,7 +179,9 @@ impl<R> Parked<R> {
                 return None;
             }
             table.deadlines.pop();
-            let Some(slot) = table.slot(key) else { continue };
+            let Some(slot) = table.slot(key) else {
+                continue;
+            };
             if slot.queued != Some(at) {
                 continue;
             }
@@ -211,14 +227,23 @@ impl<R> Parked<R> {
             .iter_mut()
             .filter_map(|slot| {
                 slot.signals = slot.signals.and(Signals::SHUTDOWN);
-                if slot.signals.has(slot.wants) { slot.take() } else { None }
+                if slot.signals.has(slot.wants) {
+                    slot.take()
+                } else {
+                    None
+                }
             })
             .collect()
     }
 
     /// Takes out all residents, whatever they wait for.
     pub(crate) fn empty(&self) -> Vec<R> {
-        self.table.lock().slots.iter_mut().filter_map(|slot| slot.resident.take()).collect()
+        self.table
+            .lock()
+            .slots
+            .iter_mut()
+            .filter_map(|slot| slot.resident.take())
+            .collect()
     }
 
     #[cfg(test)]
@@ -229,7 +254,9 @@ impl<R> Parked<R> {
 
 impl<R> Table<R> {
     fn slot(&mut self, key: Key) -> Option<&mut Slot<R>> {
-        self.slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)
+        self.slots
+            .get_mut(key.index as usize)
+            .filter(|slot| slot.generation == key.generation)
     }
 }
 
@@ -255,7 +282,10 @@ mod tests {
         let (resident, signals) = parked.park(key, "a", READ, None).unwrap_err();
         assert_eq!((resident, signals), ("a", Signals::READABLE));
         assert!(parked.park(key, "a", READ, None).is_ok());
-        assert!(parked.signal(key, Signals::WRITABLE).is_none(), "not waited for");
+        assert!(
+            parked.signal(key, Signals::WRITABLE).is_none(),
+            "not waited for"
+        );
         assert!(parked.signal(key, Signals::READABLE).is_some());
     }
 
@@ -278,11 +308,19 @@ mod tests {
         let key = parked.reserve();
         let second = Duration::from_secs(1);
         for turn in 1..100 {
-            assert!(parked.park(key, (), READ.and(Signals::DUE), Some(start + second * turn)).is_ok());
+            assert!(
+                parked
+                    .park(key, (), READ.and(Signals::DUE), Some(start + second * turn))
+                    .is_ok()
+            );
             assert!(parked.signal(key, Signals::READABLE).is_some());
         }
         assert_eq!(parked.heap_len(), 1);
-        assert!(parked.park(key, (), READ, Some(start + second * 100)).is_ok());
+        assert!(
+            parked
+                .park(key, (), READ, Some(start + second * 100))
+                .is_ok()
+        );
         assert!(parked.due(start + second * 99).is_none());
         assert_eq!(parked.due(start + second * 100), Some(((), Signals::DUE)));
     }
@@ -293,8 +331,14 @@ mod tests {
         let start = Instant::now();
         let (a, b) = (parked.reserve(), parked.reserve());
         parked.sleep_until(None);
-        assert_eq!(parked.park(a, (), READ, Some(start + Duration::from_secs(5))), Ok(true));
+        assert_eq!(
+            parked.park(a, (), READ, Some(start + Duration::from_secs(5))),
+            Ok(true)
+        );
         parked.sleep_until(None);
-        assert_eq!(parked.park(b, (), READ, Some(start + Duration::from_secs(6))), Ok(false));
+        assert_eq!(
+            parked.park(b, (), READ, Some(start + Duration::from_secs(6))),
+            Ok(false)
+        );
     }
 }

@@ -51,13 +51,26 @@ pub(crate) struct Source {
 
 /// The two transports of a source.
 pub(crate) enum Kind {
-    Tcp { socket: mio::net::TcpListener, listener: Arc<TcpListener>, refusals: usize },
-    Udp { group: Arc<UdpSockets>, index: u32, refusals: usize },
+    Tcp {
+        socket: mio::net::TcpListener,
+        listener: Arc<TcpListener>,
+        refusals: usize,
+    },
+    Udp {
+        group: Arc<UdpSockets>,
+        index: u32,
+        refusals: usize,
+    },
 }
 
 impl Source {
     pub(crate) fn new(kind: Kind, plan: SocketPlan) -> Self {
-        Source { kind, plan, undrained: true, paused: None }
+        Source {
+            kind,
+            plan,
+            undrained: true,
+            paused: None,
+        }
     }
 }
 
@@ -117,13 +130,19 @@ impl PollLoop {
         for (index, source) in self.sources.iter_mut().enumerate() {
             match &mut source.kind {
                 Kind::Tcp { socket, .. } => {
-                    self.poll.registry().register(socket, Token(index), Interest::READABLE)?;
+                    self.poll
+                        .registry()
+                        .register(socket, Token(index), Interest::READABLE)?;
                 }
-                Kind::Udp { group, index: at, .. } => {
+                Kind::Udp {
+                    group, index: at, ..
+                } => {
                     use std::os::fd::AsRawFd;
                     let fd = group.sockets[*at as usize].0.as_raw_fd();
                     let mut fd = mio::unix::SourceFd(&fd);
-                    self.poll.registry().register(&mut fd, Token(index), Interest::READABLE)?;
+                    self.poll
+                        .registry()
+                        .register(&mut fd, Token(index), Interest::READABLE)?;
                 }
             }
         }
@@ -185,18 +204,29 @@ impl PollLoop {
 
     /// How long the poll may sleep.
     fn sleep(&self, now: Instant, until: Option<Instant>) -> Option<Duration> {
-        let ready = self.sources.iter().any(|source| source.undrained && source.paused.is_none());
+        let ready = self
+            .sources
+            .iter()
+            .any(|source| source.undrained && source.paused.is_none());
         let settled = !self.doubtful.is_empty() && self.core.pending() == 0;
         if ready || settled {
             return Some(Duration::ZERO);
         }
         let paused = self.sources.iter().filter_map(|source| source.paused);
         let doubtful = self.doubtful.iter().map(|doubtful| doubtful.until);
-        let refusals = self.refusals.iter().filter_map(|(_, refusals)| refusals.next());
-        let alarms = self.udp_groups().filter_map(|group| {
-            group.alarms.lock().iter().map(|(at, _)| *at).min()
-        });
-        let own = paused.chain(doubtful).chain(refusals).chain(alarms).chain(until).min();
+        let refusals = self
+            .refusals
+            .iter()
+            .filter_map(|(_, refusals)| refusals.next());
+        let alarms = self
+            .udp_groups()
+            .filter_map(|group| group.alarms.lock().iter().map(|(at, _)| *at).min());
+        let own = paused
+            .chain(doubtful)
+            .chain(refusals)
+            .chain(alarms)
+            .chain(until)
+            .min();
         let until = self.core.parked.sleep_until(own)?;
         // Rounded up: the kernel counts milliseconds, and waking early would mean sleeping twice.
         Some(until.saturating_duration_since(now) + Duration::from_millis(1))
@@ -204,7 +234,9 @@ impl PollLoop {
 
     fn udp_groups(&self) -> impl Iterator<Item = &Arc<UdpSockets>> {
         self.sources.iter().filter_map(|source| match &source.kind {
-            Kind::Udp { group, index: 0, .. } => Some(group),
+            Kind::Udp {
+                group, index: 0, ..
+            } => Some(group),
             _ => None,
         })
     }
@@ -218,9 +250,13 @@ impl PollLoop {
 
     fn accept(&mut self, index: usize, now: Instant) {
         for _ in 0..ACCEPT_BUDGET {
-            let Kind::Tcp { socket, .. } = &self.sources[index].kind else { return };
+            let Kind::Tcp { socket, .. } = &self.sources[index].kind else {
+                return;
+            };
             match socket.accept() {
-                Ok((stream, remote)) => self.newcomer(index, stream, sockets::canonical(remote), now),
+                Ok((stream, remote)) => {
+                    self.newcomer(index, stream, sockets::canonical(remote), now)
+                }
                 Err(error) => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
                     _ if error.kind() == io::ErrorKind::WouldBlock => {
                         self.sources[index].undrained = false;
@@ -245,7 +281,9 @@ impl PollLoop {
 
     fn newcomer(&mut self, index: usize, stream: TcpStream, remote: SocketAddr, now: Instant) {
         let source = &self.sources[index];
-        let Kind::Tcp { listener, .. } = &source.kind else { return };
+        let Kind::Tcp { listener, .. } = &source.kind else {
+            return;
+        };
         let cleared = match ladder::clear(
             remote.ip(),
             &self.network,
@@ -263,7 +301,14 @@ impl PollLoop {
             Err((_, cleared)) if self.doubtful.len() < MOST_DOUBTFUL => {
                 listener.limits.set_waiting(true);
                 let (since, until) = (now, now + SECOND_LOOK);
-                self.doubtful.push_back(Doubtful { stream, remote, cleared, source: index, since, until });
+                self.doubtful.push_back(Doubtful {
+                    stream,
+                    remote,
+                    cleared,
+                    source: index,
+                    since,
+                    until,
+                });
                 // Not before the events that came with it have been looked at.
                 self.quiet = false;
             }
@@ -276,15 +321,24 @@ impl PollLoop {
         let settled = self.quiet && self.core.pending() == 0;
         let mut moved = false;
         for _ in 0..self.doubtful.len() {
-            let Some(mut doubtful) = self.doubtful.pop_front() else { return };
-            let Some(Kind::Tcp { listener, .. }) = self.sources.get(doubtful.source).map(|source| &source.kind)
+            let Some(mut doubtful) = self.doubtful.pop_front() else {
+                return;
+            };
+            let Some(Kind::Tcp { listener, .. }) =
+                self.sources.get(doubtful.source).map(|source| &source.kind)
             else {
                 continue;
             };
             match listener.limits.admit(doubtful.cleared) {
                 Ok(admitted) => {
                     moved = true;
-                    self.admit(doubtful.source, doubtful.stream, doubtful.remote, admitted, now);
+                    self.admit(
+                        doubtful.source,
+                        doubtful.stream,
+                        doubtful.remote,
+                        admitted,
+                        now,
+                    );
                 }
                 Err(_) if has_left(&doubtful.stream) => {}
                 Err((reason, _)) if !moved && (settled || now >= doubtful.until) => {
@@ -294,7 +348,10 @@ impl PollLoop {
                     if moved {
                         doubtful.until = (now + SECOND_LOOK).min(doubtful.since + LAST_LOOK);
                     }
-                    self.doubtful.push_back(Doubtful { cleared, ..doubtful });
+                    self.doubtful.push_back(Doubtful {
+                        cleared,
+                        ..doubtful
+                    });
                 }
             }
         }
@@ -307,17 +364,28 @@ impl PollLoop {
         }
     }
 
-    fn admit(&mut self, index: usize, stream: TcpStream, remote: SocketAddr, admitted: Admitted, now: Instant) {
+    fn admit(
+        &mut self,
+        index: usize,
+        stream: TcpStream,
+        remote: SocketAddr,
+        admitted: Admitted,
+        now: Instant,
+    ) {
         let source = &self.sources[index];
-        let Kind::Tcp { listener, .. } = &source.kind else { return };
-        let Ok(local) = sockets::local_address(&stream) else { return };
+        let Kind::Tcp { listener, .. } = &source.kind else {
+            return;
+        };
+        let Ok(local) = sockets::local_address(&stream) else {
+            return;
+        };
         listener.counters.accept();
         let peer = Box::new(Peer {
             remote,
             local,
-            class: admitted.cleared().class(),
-            cluster: admitted.cleared().cluster(),
-            blacklisted: admitted.cleared().blacklisted(),
+            class: admitted.class(),
+            cluster: admitted.cluster(),
+            blacklisted: admitted.blacklisted(),
             security: match source.plan.tls {
                 TlsMode::Ext => Security::External,
                 TlsMode::Off | TlsMode::On => Security::Clear,
@@ -329,7 +397,8 @@ impl PollLoop {
         let connection = Connection::new(admitted, stream, peer, Arc::clone(listener), now);
         if listener.client_speaks_first {
             let (wants, deadline) = connection.first_rest();
-            self.core.park(connection, Arc::clone(listener), wants, Some(deadline));
+            self.core
+                .park(connection, Arc::clone(listener), wants, Some(deadline));
         } else {
             self.core.enqueue(
                 workers::Resident::Connection(connection, Arc::clone(listener)),
@@ -344,7 +413,10 @@ impl PollLoop {
             listener.counters.reject(reason);
         }
         sockets::reset(stream);
-        if let Kind::Tcp { listener, refusals, .. } = &self.sources[index].kind {
+        if let Kind::Tcp {
+            listener, refusals, ..
+        } = &self.sources[index].kind
+        {
             if listener.log_level >= log::LevelFilter::Info {
                 note(&mut self.refusals[*refusals], reason, remote);
             }
@@ -353,7 +425,14 @@ impl PollLoop {
 
     fn receive(&mut self, index: usize, receiver: &mut udp_io::Receiver) {
         let source = &mut self.sources[index];
-        let Kind::Udp { group, index: at, refusals } = &source.kind else { return };
+        let Kind::Udp {
+            group,
+            index: at,
+            refusals,
+        } = &source.kind
+        else {
+            return;
+        };
         let (group, at, refusals) = (Arc::clone(group), *at, *refusals);
         for _ in 0..RECEIVE_BUDGET {
             if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
@@ -365,20 +444,21 @@ impl PollLoop {
             let wall = SystemTime::now();
             let (network, bans, lately) = (&self.network, &self.bans, &mut self.refusals[refusals]);
             let plan = &source.plan;
-            let received = receiver.receive(&group.sockets[at as usize].0, |remote, local, bytes| {
-                match ladder::clear(remote.ip(), network, bans, &plan.restriction, wall) {
-                    Ok(cleared) => {
-                        group.listener.counters.accept();
-                        batch.push(remote, local, at, cleared.class(), bytes);
-                    }
-                    Err(reason) => {
-                        group.listener.counters.reject(reason);
-                        if group.listener.log_level >= log::LevelFilter::Info {
-                            note(lately, reason, remote);
+            let received =
+                receiver.receive(&group.sockets[at as usize].0, |remote, local, bytes| {
+                    match ladder::clear(remote.ip(), network, bans, &plan.restriction, wall) {
+                        Ok(cleared) => {
+                            group.listener.counters.accept();
+                            batch.push(remote, local, at, cleared.class(), bytes);
+                        }
+                        Err(reason) => {
+                            group.listener.counters.reject(reason);
+                            if group.listener.log_level >= log::LevelFilter::Info {
+                                note(lately, reason, remote);
+                            }
                         }
                     }
-                }
-            });
+                });
             if !batch.is_empty() {
                 self.core.enqueue_datagrams(batch);
             }
@@ -399,7 +479,9 @@ impl PollLoop {
             let mut batch = None;
             group.alarms.lock().retain(|&(at, key)| {
                 if at <= now {
-                    batch.get_or_insert_with(|| Box::new(Batch::new(group))).push_alarm(key);
+                    batch
+                        .get_or_insert_with(|| Box::new(Batch::new(group)))
+                        .push_alarm(key);
                 }
                 at > now
             });
@@ -419,7 +501,10 @@ impl PollLoop {
     }
 
     fn warn_descriptors(&mut self, error: &io::Error, now: Instant) {
-        if self.descriptors_warned.is_none_or(|at| now >= at + Duration::from_secs(10)) {
+        if self
+            .descriptors_warned
+            .is_none_or(|at| now >= at + Duration::from_secs(10))
+        {
             self.descriptors_warned = Some(now);
             log::warn!("cannot accept: {error}; newcomers wait until a descriptor is free");
         }
@@ -450,4 +535,3 @@ fn signals(event: &Event) -> Signals {
     }
     signals
 }
-

@@ -33,7 +33,9 @@ impl Refusals {
         let suppressed = std::mem::take(&mut lately.suppressed);
         Some(match suppressed {
             0 => format!("refused {address}: {reason}"),
-            more => format!("refused {address}: {reason} (and {more} more since the last such line)"),
+            more => {
+                format!("refused {address}: {reason} (and {more} more since the last such line)")
+            }
         })
     }
 
@@ -44,7 +46,10 @@ impl Refusals {
             let due = lately.suppressed > 0 && lately.said.is_some_and(|said| now >= said + PAUSE);
             due.then(|| {
                 lately.said = Some(now);
-                format!("refused {} more: {reason}", std::mem::take(&mut lately.suppressed))
+                format!(
+                    "refused {} more: {reason}",
+                    std::mem::take(&mut lately.suppressed)
+                )
             })
         })
     }
@@ -52,7 +57,9 @@ impl Refusals {
     /// When [`Refusals::overdue`] will have something to say.
     pub(crate) fn next(&self) -> Option<Instant> {
         let waiting = self.reasons.iter().filter(|lately| lately.suppressed > 0);
-        waiting.filter_map(|lately| lately.said.map(|said| said + PAUSE)).min()
+        waiting
+            .filter_map(|lately| lately.said.map(|said| said + PAUSE))
+            .min()
     }
 }
 
@@ -68,14 +75,23 @@ mod tests {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let start = Instant::now();
         let mut refusals = Refusals::default();
-        assert_eq!(refusals.note(Reason::Denied, address, start).unwrap(), "refused 127.0.0.1: denied");
+        assert_eq!(
+            refusals.note(Reason::Denied, address, start).unwrap(),
+            "refused 127.0.0.1: denied"
+        );
         for _ in 0..1000 {
             assert!(refusals.note(Reason::Denied, address, start).is_none());
         }
-        assert!(refusals.note(Reason::Full, address, start).is_some(), "reasons are apart");
+        assert!(
+            refusals.note(Reason::Full, address, start).is_some(),
+            "reasons are apart"
+        );
         let later = start + Duration::from_secs(1);
         assert_eq!(refusals.next(), Some(later));
-        assert_eq!(refusals.overdue(later).unwrap(), "refused 1000 more: denied");
+        assert_eq!(
+            refusals.overdue(later).unwrap(),
+            "refused 1000 more: denied"
+        );
         assert_eq!(refusals.next(), None);
     }
 }

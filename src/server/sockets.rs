@@ -31,14 +31,18 @@ pub(crate) struct BoundUdp {
 }
 
 /// Binds and listens. Accepted sockets inherit TCP_NODELAY and keepalive.
-pub(crate) fn bind_tcp(listener: &Arc<str>, plan: &SocketPlan) -> Result<mio::net::TcpListener, StartError> {
+pub(crate) fn bind_tcp(
+    listener: &Arc<str>,
+    plan: &SocketPlan,
+) -> Result<mio::net::TcpListener, StartError> {
     let (socket, _) = bind(plan, Type::STREAM, Protocol::TCP, |socket| {
         // Without it a restart fails while old connections are in TIME_WAIT; it hides no conflict on Linux.
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
         // Two hours, the system's default, is longer than most middleboxes remember a silent connection.
-        let keepalive =
-            TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(60));
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(300))
+            .with_interval(Duration::from_secs(60));
         socket.set_tcp_keepalive(&keepalive)?;
         Ok(())
     })
@@ -57,7 +61,10 @@ pub(crate) fn bind_udp(listener: &Arc<str>, plan: &SocketPlan) -> Result<BoundUd
             Ok((socket, ipv6))
         })
         .map_err(|error| explain(listener, "udp", plan, &error))?;
-    Ok(BoundUdp { socket: mio::net::UdpSocket::from_std(socket.into()), ipv6 })
+    Ok(BoundUdp {
+        socket: mio::net::UdpSocket::from_std(socket.into()),
+        ipv6,
+    })
 }
 
 /// The address that a TCP peer connected to, an IPv4-mapped one as IPv4.
@@ -83,7 +90,11 @@ fn bind(
     options: impl Fn(&Socket) -> io::Result<()>,
 ) -> io::Result<(Socket, bool)> {
     let open = |address: SocketAddr, dual: bool| -> io::Result<(Socket, bool)> {
-        let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            kind.nonblocking(),
+            Some(protocol),
+        )?;
         if address.is_ipv6() {
             socket.set_only_v6(!dual)?;
         }
@@ -101,7 +112,10 @@ fn bind(
                     Some(nix::errno::Errno::EAFNOSUPPORT | nix::errno::Errno::EADDRNOTAVAIL)
                 ) =>
             {
-                open(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), plan.port), false)
+                open(
+                    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), plan.port),
+                    false,
+                )
             }
             result => result,
         };
@@ -109,20 +123,32 @@ fn bind(
     open(SocketAddr::new(address, plan.port), false)
 }
 
-fn explain(listener: &Arc<str>, transport: &str, plan: &SocketPlan, error: &io::Error) -> StartError {
+fn explain(
+    listener: &Arc<str>,
+    transport: &str,
+    plan: &SocketPlan,
+    error: &io::Error,
+) -> StartError {
     let place = match plan.address {
         Some(address) => SocketAddr::new(address, plan.port).to_string(),
         None => format!("port {} of all addresses", plan.port),
     };
     let hint = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("; another program holds it (see: ss -lpn 'sport = :{}')", plan.port)
+            format!(
+                "; another program holds it (see: ss -lpn 'sport = :{}')",
+                plan.port
+            )
         }
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
         }
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".to_owned(),
+        io::ErrorKind::AddrNotAvailable => {
+            "; no interface of this machine has that address".to_owned()
+        }
         _ => String::new(),
     };
-    StartError(format!("listener {listener}: cannot open {transport} {place}: {error}{hint}"))
+    StartError(format!(
+        "listener {listener}: cannot open {transport} {place}: {error}{hint}"
+    ))
 }

@@ -78,13 +78,24 @@ mod tests {
                 accepted: 9,
                 rejected: [("full".to_owned(), 1), ("denied".to_owned(), 3)].into(),
                 sockets: vec![
-                    SocketStatus { port: 25, address: None, tls: "Off".into() },
-                    SocketStatus { port: 2525, address: "192.0.2.1".parse().ok(), tls: "Ext".into() },
+                    SocketStatus {
+                        port: 25,
+                        address: None,
+                        tls: "Off".into(),
+                    },
+                    SocketStatus {
+                        port: 2525,
+                        address: "192.0.2.1".parse().ok(),
+                        tls: "Ext".into(),
+                    },
                 ],
             }],
             workers: WorkerStatus { total: 64, busy: 1 },
         };
         assert_eq!(serde_json::to_string(&status).expect("plain values"), FIXED);
-        assert_eq!(serde_json::from_str::<Status>(FIXED).expect("its own text"), status);
+        assert_eq!(
+            serde_json::from_str::<Status>(FIXED).expect("its own text"),
+            status
+        );
     }
 }

@@ -40,7 +40,11 @@ impl Session for ProbeSession {
                             cx.write(b"kept\n");
                         }
                         b"work" => return Next::Work(Work::new(Lane::Compute, || 6 * 7)),
-                        b"badwork" => return Next::Work(Work::new(Lane::Wait, || -> u32 { panic!("asked to") })),
+                        b"badwork" => {
+                            return Next::Work(Work::new(Lane::Wait, || -> u32 {
+                                panic!("asked to")
+                            }));
+                        }
                         b"long" => {
                             self.1 = 64;
                             return Next::Drain;
@@ -97,14 +101,25 @@ struct Running {
 impl Running {
     fn start(change: impl FnOnce(&mut ListenerPlan)) -> Running {
         let waker = Arc::new(parking_lot::Mutex::new(None));
-        let module = Arc::new(Probe { waker_out: Arc::clone(&waker) });
-        let mut listener = ListenerPlan::tcp("probe", module).socket("127.0.0.1:0".parse().unwrap());
+        let module = Arc::new(Probe {
+            waker_out: Arc::clone(&waker),
+        });
+        let mut listener =
+            ListenerPlan::tcp("probe", module).socket("127.0.0.1:0".parse().unwrap());
         change(&mut listener);
-        let plan = Plan { workers: 2, ..Plan::default() };
+        let plan = Plan {
+            workers: 2,
+            ..Plan::default()
+        };
         let server = Server::bind(plan.listen(listener)).unwrap();
         let (handle, address) = (server.handle(), server.addresses()[0].2);
         let thread = Some(std::thread::spawn(move || server.run()));
-        Running { handle, address, waker, thread }
+        Running {
+            handle,
+            address,
+            waker,
+            thread,
+        }
     }
 
     fn connect(&self) -> TcpStream {
@@ -223,7 +238,11 @@ fn an_address_that_reconnects_at_once_is_never_refused() {
     }
     let mut last = server.connect();
     assert_eq!(ask(&mut last, "hello\n"), "hello\n");
-    assert!(server.handle.status().listeners[0].rejected.is_empty(), "{:?}", server.handle.status());
+    assert!(
+        server.handle.status().listeners[0].rejected.is_empty(),
+        "{:?}",
+        server.handle.status()
+    );
 }
 
 #[test]
@@ -246,7 +265,9 @@ fn resets_at_any_moment_leave_no_slot_taken() {
     let server = Running::start(|_| {});
     for round in 0..300 {
         let mut stream = server.connect();
-        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
         match round % 4 {
             0 => {}
             1 => stream.write_all(b"hello\n").unwrap(),
@@ -264,13 +285,19 @@ fn a_shutdown_tells_the_parked_and_ends() {
     assert_eq!(ask(&mut stream, "hello\n"), "hello\n");
     server.handle.shutdown();
     assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-    server.wait_for("the run ends", |server| server.thread.as_ref().unwrap().is_finished());
+    server.wait_for("the run ends", |server| {
+        server.thread.as_ref().unwrap().is_finished()
+    });
 }
 
 struct Reverse;
 
 impl crate::session::DatagramModule for Reverse {
-    fn answer(&self, datagram: &crate::session::Datagram<'_>, cx: &mut crate::session::DatagramContext<'_>) {
+    fn answer(
+        &self,
+        datagram: &crate::session::Datagram<'_>,
+        cx: &mut crate::session::DatagramContext<'_>,
+    ) {
         let mut bytes = datagram.bytes.to_vec();
         bytes.reverse();
         match bytes.first() {
@@ -286,15 +313,25 @@ impl crate::session::DatagramModule for Reverse {
 
 #[test]
 fn datagrams_are_answered_from_the_address_that_was_asked() {
-    let listener = ListenerPlan::udp("reverse", Arc::new(Reverse)).socket("[::]:0".parse().unwrap());
-    let server = Server::bind(Plan { workers: 2, ..Plan::default() }.listen(listener)).unwrap();
+    let listener =
+        ListenerPlan::udp("reverse", Arc::new(Reverse)).socket("[::]:0".parse().unwrap());
+    let server = Server::bind(
+        Plan {
+            workers: 2,
+            ..Plan::default()
+        }
+        .listen(listener),
+    )
+    .unwrap();
     let (handle, port) = (server.handle(), server.addresses()[0].2.port());
     let thread = std::thread::spawn(move || server.run());
     for (from, to) in [("127.0.0.9:0", "127.0.0.5"), ("[::1]:0", "::1")] {
         let socket = UdpSocket::bind(from).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         // A connected socket hears only the address it asked.
-        socket.connect(SocketAddr::new(to.parse().unwrap(), port)).unwrap();
+        socket
+            .connect(SocketAddr::new(to.parse().unwrap(), port))
+            .unwrap();
         let mut answer = vec![0; 70_000];
         socket.send(b"abc").unwrap();
         let count = socket.recv(&mut answer).unwrap();
@@ -311,13 +348,24 @@ fn datagrams_are_answered_from_the_address_that_was_asked() {
 
 #[test]
 fn a_denied_datagram_is_dropped_and_counted() {
-    let mut listener = ListenerPlan::udp("reverse", Arc::new(Reverse)).socket("127.0.0.1:0".parse().unwrap());
+    let mut listener =
+        ListenerPlan::udp("reverse", Arc::new(Reverse)).socket("127.0.0.1:0".parse().unwrap());
     let list = crate::admission::address_list::AddressList::from_text("127.0.0.66").unwrap();
     listener.sockets[0].restriction = Restriction::Deny(list);
-    let server = Server::bind(Plan { workers: 2, ..Plan::default() }.listen(listener)).unwrap();
+    let server = Server::bind(
+        Plan {
+            workers: 2,
+            ..Plan::default()
+        }
+        .listen(listener),
+    )
+    .unwrap();
     let (handle, address) = (server.handle(), server.addresses()[0].2);
     let thread = std::thread::spawn(move || server.run());
-    let (bad, good) = (UdpSocket::bind("127.0.0.66:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (bad, good) = (
+        UdpSocket::bind("127.0.0.66:0").unwrap(),
+        UdpSocket::bind("127.0.0.1:0").unwrap(),
+    );
     good.set_read_timeout(Some(DEADLINE)).unwrap();
     bad.send_to(b"abc", address).unwrap();
     good.send_to(b"abc", address).unwrap();

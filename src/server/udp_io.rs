@@ -9,8 +9,8 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg,
-    setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg,
+    sendmmsg, setsockopt, sockopt,
 };
 
 /// Datagrams in one system call.
@@ -54,16 +54,29 @@ impl Receiver {
         socket: &impl AsRawFd,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-            self.buffers.chunks_exact_mut(ROOM).map(|room| [IoSliceMut::new(room)]).collect();
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
+            .buffers
+            .chunks_exact_mut(ROOM)
+            .map(|room| [IoSliceMut::new(room)])
+            .collect();
         let flags = MsgFlags::MSG_DONTWAIT;
-        let results =
-            recvmmsg(socket.as_raw_fd(), &mut self.headers, slices.iter_mut(), flags, None)?;
+        let results = recvmmsg(
+            socket.as_raw_fd(),
+            &mut self.headers,
+            slices.iter_mut(),
+            flags,
+            None,
+        )?;
         let mut count = 0;
         for received in results {
             count += 1;
-            let Some(remote) = received.address.as_ref().and_then(address) else { continue };
-            let local = received.cmsgs().ok().and_then(|mut messages| messages.find_map(asked));
+            let Some(remote) = received.address.as_ref().and_then(address) else {
+                continue;
+            };
+            let local = received
+                .cmsgs()
+                .ok()
+                .and_then(|mut messages| messages.find_map(asked));
             if let Some(bytes) = received.iovs().next() {
                 each(remote, local, bytes);
             }
@@ -114,21 +127,40 @@ pub(crate) fn send(
     let mut result = Sent { sent: 0, failed: 0 };
     let mut rest = datagrams;
     while let Some((_, local, _)) = rest.first() {
-        let together = rest.iter().take(BATCH).take_while(|(_, other, _)| other == local).count();
-        let slices: Vec<[IoSlice<'_>; 1]> =
-            rest[..together].iter().map(|(_, _, bytes)| [IoSlice::new(bytes)]).collect();
-        let addresses: Vec<_> =
-            rest[..together].iter().map(|(remote, _, _)| Some(storage(*remote, ipv6))).collect();
+        let together = rest
+            .iter()
+            .take(BATCH)
+            .take_while(|(_, other, _)| other == local)
+            .count();
+        let slices: Vec<[IoSlice<'_>; 1]> = rest[..together]
+            .iter()
+            .map(|(_, _, bytes)| [IoSlice::new(bytes)])
+            .collect();
+        let addresses: Vec<_> = rest[..together]
+            .iter()
+            .map(|(remote, _, _)| Some(storage(*remote, ipv6)))
+            .collect();
         let (v4, v6);
         let control = match (local, ipv6) {
             (Some(IpAddr::V4(local)), false) => {
-                let ipi_spec_dst = in_addr { s_addr: u32::from(*local).to_be() };
-                v4 = in_pktinfo { ipi_ifindex: 0, ipi_spec_dst, ipi_addr: in_addr { s_addr: 0 } };
+                let ipi_spec_dst = in_addr {
+                    s_addr: u32::from(*local).to_be(),
+                };
+                v4 = in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst,
+                    ipi_addr: in_addr { s_addr: 0 },
+                };
                 vec![ControlMessage::Ipv4PacketInfo(&v4)]
             }
             (Some(local), true) => {
-                let ipi6_addr = in6_addr { s6_addr: mapped(*local).octets() };
-                v6 = in6_pktinfo { ipi6_ifindex: 0, ipi6_addr };
+                let ipi6_addr = in6_addr {
+                    s6_addr: mapped(*local).octets(),
+                };
+                v6 = in6_pktinfo {
+                    ipi6_ifindex: 0,
+                    ipi6_addr,
+                };
                 vec![ControlMessage::Ipv6PacketInfo(&v6)]
             }
             _ => Vec::new(),
@@ -137,7 +169,14 @@ pub(crate) fn send(
         // Room for control data that then is not used would be read as bad control data.
         let room = (!control.is_empty()).then(|| cmsg_space!(in6_pktinfo));
         let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(together, room);
-        match sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &addresses, &control, flags) {
+        match sendmmsg(
+            socket.as_raw_fd(),
+            &mut headers,
+            &slices,
+            &addresses,
+            &control,
+            flags,
+        ) {
             Ok(sent) => {
                 let sent = sent.count();
                 result.sent += sent;

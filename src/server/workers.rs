@@ -61,7 +61,10 @@ pub(crate) struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch { input: Vec::with_capacity(64 * 1024), output: Vec::with_capacity(64 * 1024) }
+        Scratch {
+            input: Vec::with_capacity(64 * 1024),
+            output: Vec::with_capacity(64 * 1024),
+        }
     }
 }
 
@@ -133,7 +136,11 @@ impl Core {
 
     /// Leave for one more socket to wait for its peer's last bytes.
     pub(crate) fn may_linger(self: &Arc<Self>) -> Option<LingerGuard> {
-        let most = if self.draining.load(Ordering::Relaxed) { 0 } else { MOST_LINGERING };
+        let most = if self.draining.load(Ordering::Relaxed) {
+            0
+        } else {
+            MOST_LINGERING
+        };
         let guard = LingerGuard(Arc::clone(self));
         (self.lingering.fetch_add(1, Ordering::Relaxed) < most).then_some(guard)
     }
@@ -166,13 +173,27 @@ impl Core {
         deadline: Option<Instant>,
     ) {
         let (stream, slot) = connection.parts();
-        let Some(key) = self.ensure_slot(stream, slot) else { return };
-        self.rest(key, Resident::Connection(connection, listener), wants, deadline);
+        let Some(key) = self.ensure_slot(stream, slot) else {
+            return;
+        };
+        self.rest(
+            key,
+            Resident::Connection(connection, listener),
+            wants,
+            deadline,
+        );
     }
 
-    fn park_lingering(self: &Arc<Self>, mut lingering: Box<Lingering>, wants: Signals, until: Instant) {
+    fn park_lingering(
+        self: &Arc<Self>,
+        mut lingering: Box<Lingering>,
+        wants: Signals,
+        until: Instant,
+    ) {
         let (stream, slot) = lingering.parts();
-        let Some(key) = self.ensure_slot(stream, slot) else { return };
+        let Some(key) = self.ensure_slot(stream, slot) else {
+            return;
+        };
         self.rest(key, Resident::Lingering(lingering), wants, Some(until));
     }
 
@@ -185,7 +206,11 @@ impl Core {
     }
 
     /// A slot for `stream`, registered with the poll. `None` when the kernel has no room for one more.
-    fn ensure_slot(self: &Arc<Self>, stream: &mut TcpStream, slot: &mut Option<SlotGuard>) -> Option<Key> {
+    fn ensure_slot(
+        self: &Arc<Self>,
+        stream: &mut TcpStream,
+        slot: &mut Option<SlotGuard>,
+    ) -> Option<Key> {
         let guard = slot.get_or_insert_with(|| self.reserve());
         if !guard.registered {
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -200,14 +225,30 @@ impl Core {
 
     /// A slot without a registered socket yet.
     pub(crate) fn reserve(self: &Arc<Self>) -> SlotGuard {
-        SlotGuard { key: self.parked.reserve(), core: Arc::clone(self), registered: false }
+        SlotGuard {
+            key: self.parked.reserve(),
+            core: Arc::clone(self),
+            registered: false,
+        }
     }
 
     /// Gives a connection's work to a lane; the connection rests until it is done.
-    fn work(self: &Arc<Self>, mut connection: Box<Connection>, listener: Arc<TcpListener>, work: Work) {
+    fn work(
+        self: &Arc<Self>,
+        mut connection: Box<Connection>,
+        listener: Arc<TcpListener>,
+        work: Work,
+    ) {
         let (stream, slot) = connection.parts();
-        let Some(key) = self.ensure_slot(stream, slot) else { return };
-        self.rest(key, Resident::Connection(connection, listener), Signals::DONE, None);
+        let Some(key) = self.ensure_slot(stream, slot) else {
+            return;
+        };
+        self.rest(
+            key,
+            Resident::Connection(connection, listener),
+            Signals::DONE,
+            None,
+        );
         let lane = self.lane(work.lane());
         let _ = lane.send(Errand::Session(key, work));
     }
@@ -238,7 +279,11 @@ impl Workers {
     ///
     /// # Errors
     /// The system has no room for the threads.
-    pub(crate) fn start(count: usize, registry: Registry, poll_waker: mio::Waker) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        count: usize,
+        registry: Registry,
+        poll_waker: mio::Waker,
+    ) -> std::io::Result<Self> {
         let (queue, tasks) = unbounded();
         let (compute, compute_errands) = unbounded();
         let (wait, wait_errands) = unbounded();
@@ -257,24 +302,33 @@ impl Workers {
         // Hashing gains nothing from more threads than cores; waiting is cheap but each wait has a thread.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let lanes = [cores, count.min(16)];
-        let mut workers = Workers { core: Arc::clone(&core), threads: Vec::new(), count, lanes };
+        let mut workers = Workers {
+            core: Arc::clone(&core),
+            threads: Vec::new(),
+            count,
+            lanes,
+        };
         for index in 0..count {
             let (core, tasks) = (Arc::clone(&core), tasks.clone());
             workers.spawn(format!("worker-{index}"), move || work(&core, &tasks))?;
         }
-        for (name, errands, threads) in
-            [("compute", compute_errands, lanes[0]), ("wait", wait_errands, lanes[1])]
-        {
+        for (name, errands, threads) in [
+            ("compute", compute_errands, lanes[0]),
+            ("wait", wait_errands, lanes[1]),
+        ] {
             for index in 0..threads {
                 let (core, errands) = (Arc::clone(&core), errands.clone());
-                workers.spawn(format!("{name}-{index}"), move || run_errands(&core, &errands))?;
+                workers.spawn(format!("{name}-{index}"), move || {
+                    run_errands(&core, &errands)
+                })?;
             }
         }
         Ok(workers)
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        self.threads.push(std::thread::Builder::new().name(name).spawn(run)?);
+        self.threads
+            .push(std::thread::Builder::new().name(name).spawn(run)?);
         Ok(())
     }
 
@@ -292,7 +346,10 @@ impl Drop for Workers {
         for _ in 0..self.count {
             let _ = self.core.queue.send(Task::Stop);
         }
-        for (lane, threads) in [(&self.core.compute, self.lanes[0]), (&self.core.wait, self.lanes[1])] {
+        for (lane, threads) in [
+            (&self.core.compute, self.lanes[0]),
+            (&self.core.wait, self.lanes[1]),
+        ] {
             for _ in 0..threads {
                 let _ = lane.send(Errand::Stop);
             }
@@ -336,14 +393,17 @@ fn turn(
     scratch: &mut Scratch,
 ) {
     // A panic unwinds through the connection: its slot is free and its socket closed by the time we see it.
-    let Ok(fate) = catch_unwind(AssertUnwindSafe(|| connection.turn(signals, scratch, core))) else {
+    let Ok(fate) = catch_unwind(AssertUnwindSafe(|| connection.turn(signals, scratch, core)))
+    else {
         *scratch = Scratch::default();
         listener.counters.panicked();
         log::error!(target: &listener.name, "the module panicked; its connection is closed");
         return;
     };
     match fate {
-        Fate::Park(connection, wants, deadline) => core.park(connection, listener, wants, Some(deadline)),
+        Fate::Park(connection, wants, deadline) => {
+            core.park(connection, listener, wants, Some(deadline))
+        }
         Fate::Yield(connection) => {
             core.enqueue(Resident::Connection(connection, listener), Signals::NONE);
         }
