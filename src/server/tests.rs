@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Handle, Server};
+use crate::admission::address_list::{AddressList, Source};
 use crate::admission::ladder::Restriction;
 use crate::config::plan::{ListenerPlan, Plan, Protocol};
 use crate::session::{Context, Event, Lane, Module, Next, Peer, Session, Waker, Work};
@@ -350,7 +351,7 @@ fn datagrams_are_answered_from_the_address_that_was_asked() {
 fn a_denied_datagram_is_dropped_and_counted() {
     let mut listener =
         ListenerPlan::udp("reverse", Arc::new(Reverse)).socket("127.0.0.1:0".parse().unwrap());
-    let list = crate::admission::address_list::AddressList::from_text("127.0.0.66").unwrap();
+    let list = AddressList::parse(&Source::file("list".as_ref(), "127.0.0.66")).unwrap();
     listener.sockets[0].restriction = Restriction::Deny(list);
     let server = Server::bind(
         Plan {
