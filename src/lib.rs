@@ -17,6 +17,7 @@ pub mod admission;
 pub mod config;
 mod connection;
 pub mod dialogue;
+pub mod modules;
 pub mod server;
 pub mod session;
 pub mod tls;

@@ -1,4 +1,121 @@
 #![forbid(unsafe_code)]
-//! Configuration: what files say, and what it means.
+//! Configuration: what files say (`raw`), and what it means ([`plan`]). Nothing else of the program reads
+//! configuration files.
 
+mod check;
+pub mod field;
 pub mod plan;
+mod raw;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use field::Text;
+use plan::Plan;
+
+/// Something wrong in a configuration. Displays as `FILE:LINE:COLUMN: message`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: u32,
+    /// The column, from 1.
+    pub column: u32,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}:{}: {}",
+            self.file.display(),
+            self.line,
+            self.column,
+            self.message
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The file that is read when none is named: `conf/portreeve.ron` below the working directory if it is
+/// there, else `/etc/portreeve/portreeve.ron`.
+#[must_use]
+pub fn default_file() -> PathBuf {
+    let near = PathBuf::from("conf/portreeve.ron");
+    if near.exists() {
+        near
+    } else {
+        PathBuf::from("/etc/portreeve/portreeve.ron")
+    }
+}
+
+/// Reads and checks a configuration: the file and `listeners/*.ron` beside it.
+///
+/// # Errors
+/// Everything that is wrong in any of the files.
+pub fn load(file: &Path) -> Result<Plan, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let mut texts = Vec::new();
+    match listener_files(file) {
+        Ok(files) => {
+            for path in files {
+                match std::fs::read_to_string(&path) {
+                    Ok(text) => texts.push((path, text)),
+                    Err(error) => errors.push(unreadable(&path, &error)),
+                }
+            }
+        }
+        Err(error) => errors.push(error),
+    }
+    let plan = match std::fs::read_to_string(file) {
+        Ok(text) => {
+            let listeners = texts
+                .iter()
+                .map(|(path, text)| Text::new(path, text))
+                .collect();
+            check::plan(Text::new(file, &text), listeners, &mut errors)
+        }
+        Err(error) => {
+            errors.push(unreadable(file, &error));
+            None
+        }
+    };
+    match plan {
+        Some(plan) if errors.is_empty() => Ok(plan),
+        _ => Err(errors),
+    }
+}
+
+fn listener_files(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let folder = file.parent().unwrap_or(Path::new("")).join("listeners");
+    let entries = std::fs::read_dir(&folder).map_err(|error| unreadable(&folder, &error))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ron"))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        let message = "expected at least one listener, found no *.ron here".to_owned();
+        return Err(ConfigError {
+            file: folder,
+            line: 1,
+            column: 1,
+            message,
+        });
+    }
+    Ok(files)
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> ConfigError {
+    let message = format!("cannot read it: {error}");
+    ConfigError {
+        file: file.to_path_buf(),
+        line: 1,
+        column: 1,
+        message,
+    }
+}

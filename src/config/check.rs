@@ -1,0 +1,469 @@
+#![forbid(unsafe_code)]
+//! From what the files say to what it means. Every error is collected.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ConfigError;
+use super::field::{Field, Text};
+use super::plan::{ListenerPlan, Network, Plan, Protocol, SocketPlan, TcpPlan, TlsMode, UdpPlan};
+use super::raw;
+use crate::admission::address_list::AddressList;
+use crate::admission::ladder::Restriction;
+use crate::admission::limits::LimitSettings;
+use crate::modules::{self, Settings};
+
+/// Checks the server's file and the listeners'. Errors go to `errors`.
+pub(super) fn plan(
+    text: Text<'_>,
+    listeners: Vec<Text<'_>>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Plan> {
+    let server: Option<raw::Server<'_>> = text.read(text.text, errors);
+    let server = server.unwrap_or_default();
+    let defaults = Plan::default();
+    let mut notices = Vec::new();
+    let workers = text.map(server.workers, errors, |workers| match workers {
+        1..=4096 => Ok(workers as usize),
+        _ => Err(format!("expected 1 to 4096 workers, found {workers}")),
+    });
+    let base = text.file.parent().unwrap_or(Path::new(""));
+    let state_dir = text
+        .get(server.state_dir, errors)
+        .unwrap_or_else(|| "../var".to_owned());
+    let drain = duration(text, server.drain, errors);
+    let network = network(text, server.network, errors);
+    unbuilt(text, server.domains, errors, "domains are");
+    unbuilt(text, server.default_domain, errors, "domains are");
+    unbuilt(text, server.accounts, errors, "accounts are");
+    let state_dir = base.join(state_dir);
+    let mut checked = Vec::new();
+    let mut claims = Vec::new();
+    for text in listeners {
+        let mut listener = Check {
+            text,
+            state_dir: &state_dir,
+            errors,
+            notices: &mut notices,
+            claims: &mut claims,
+        };
+        checked.extend(listener.listener());
+    }
+    conflicts(&claims, errors);
+    Some(Plan {
+        workers: workers.unwrap_or(defaults.workers),
+        state_dir,
+        network: Arc::new(network),
+        drain: drain.unwrap_or(defaults.drain),
+        listeners: checked,
+        notices,
+    })
+}
+
+fn unbuilt<'a, T>(text: Text<'a>, field: Field<'a, T>, errors: &mut Vec<ConfigError>, what: &str) {
+    if field.is_set() {
+        text.complain(field, errors, format!("{what} not part of this build yet"));
+    }
+}
+
+fn network<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::Network<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Network {
+    let raw: raw::Network<'_> = field
+        .raw()
+        .and_then(|raw| text.read(raw, errors))
+        .unwrap_or_default();
+    let mut list = |field: Field<'a, String>| {
+        field
+            .raw()
+            .and_then(|raw| text.list(raw, errors))
+            .unwrap_or_default()
+    };
+    let (denied, blacklist) = (list(raw.denied), list(raw.blacklist));
+    let cluster = list(raw.cluster);
+    let clients = match raw.clients.raw() {
+        Some(_) => list(raw.clients),
+        None => default_clients(),
+    };
+    let prefix = text.map(raw.ipv6_prefix, errors, |prefix| match prefix {
+        1..=128 => Ok(prefix),
+        _ => Err(format!(
+            "expected a prefix length from 1 to 128, found {prefix}"
+        )),
+    });
+    Network {
+        clients,
+        denied,
+        blacklist,
+        cluster,
+        ipv6_prefix: prefix.unwrap_or(64),
+    }
+}
+
+fn default_clients() -> AddressList {
+    let source =
+        crate::admission::address_list::Source::file(Path::new("(default)"), "127.0.0.0/8\n::1");
+    AddressList::parse(&source).unwrap_or_default()
+}
+
+fn duration<'a>(
+    text: Text<'a>,
+    field: Field<'a, String>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Duration> {
+    text.map(field, errors, |value| {
+        match humantime::parse_duration(&value) {
+            Ok(duration)
+                if !duration.is_zero() && duration <= Duration::from_secs(366 * 86_400) =>
+            {
+                Ok(duration)
+            }
+            _ => Err(format!(
+                "expected a duration like \"10s\" or \"5m\", at most a year, found {value:?}"
+            )),
+        }
+    })
+}
+
+/// A socket's claim on a port, for the conflict rules.
+struct Claim {
+    listener: Arc<str>,
+    transport: &'static str,
+    port: u16,
+    address: Option<IpAddr>,
+    place: ConfigError,
+}
+
+/// Checks one listener's file.
+struct Check<'a, 'e> {
+    text: Text<'a>,
+    state_dir: &'e Path,
+    errors: &'e mut Vec<ConfigError>,
+    notices: &'e mut Vec<String>,
+    claims: &'e mut Vec<Claim>,
+}
+
+impl<'a> Check<'a, '_> {
+    fn listener(&mut self) -> Option<ListenerPlan> {
+        let stem = self
+            .text
+            .file
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if stem.is_empty() || !stem.bytes().all(plain) {
+            let message = format!("a listener is named by letters, digits, - and _, not {stem:?}");
+            self.errors.push(self.text.error(0, message));
+            return None;
+        }
+        let name: Arc<str> = stem.into();
+        let raw: raw::Listener<'a> = self.text.read(self.text.text, self.errors)?;
+        let (module, protocol, log_level, sockets) = match raw {
+            raw::Listener::Tcp(tcp) => {
+                let (module, protocol) = self.tcp(&tcp);
+                let backlog = self.text.map(tcp.backlog, self.errors, |backlog| {
+                    i32::try_from(backlog)
+                        .ok()
+                        .filter(|backlog| (1..=65_535).contains(backlog))
+                        .ok_or_else(|| {
+                            format!("expected a backlog from 1 to 65535, found {backlog}")
+                        })
+                });
+                let sockets = self.sockets(&name, "tcp", tcp.sockets, backlog);
+                (module, protocol, tcp.log_level, sockets)
+            }
+            raw::Listener::Udp(udp) => {
+                let (module, protocol) = self.udp(&udp);
+                let sockets = self.sockets(&name, "udp", udp.sockets, None);
+                (module, protocol, udp.log_level, sockets)
+            }
+        };
+        let log_level = self
+            .text
+            .get(log_level, self.errors)
+            .map_or(log::LevelFilter::Info, level);
+        let file = self.text.file.to_path_buf();
+        Some(ListenerPlan {
+            name,
+            file,
+            module,
+            protocol: protocol?,
+            log_level,
+            sockets,
+        })
+    }
+
+    fn tcp(&mut self, tcp: &raw::Tcp<'a>) -> (String, Option<Protocol>) {
+        let text = self.text;
+        let channels = text.map(tcp.channels, self.errors, |channels| match channels {
+            0 => Err("a listener without channels serves nobody; expected at least 1".to_owned()),
+            _ => Ok(channels),
+        });
+        let defaults = LimitSettings::default();
+        let limits = LimitSettings {
+            channels: channels.unwrap_or(defaults.channels),
+            reserve_for_clients: text.get(tcp.reserve_for_clients, self.errors).unwrap_or(0),
+            limit_per_address: text.get(tcp.limit_per_address, self.errors),
+            limit_non_clients: text.get(tcp.limit_non_clients, self.errors),
+        };
+        if limits.reserve_for_clients >= limits.channels {
+            self.notice(
+                tcp.reserve_for_clients,
+                "this reserve keeps every non-client out",
+            );
+        }
+        if let (Some(all), Some(others)) = (limits.limit_per_address, limits.limit_non_clients)
+            && others > all
+        {
+            let message = format!(
+                "limit_non_clients ({others}) is larger than limit_per_address ({all}); expected at most that"
+            );
+            text.complain(tcp.limit_non_clients, self.errors, message);
+        }
+        let handshake_timeout = duration(text, tcp.handshake_timeout, self.errors);
+        let idle_timeout = duration(text, tcp.idle_timeout, self.errors);
+        let (name, entry, settings) = self.module(tcp.module);
+        let Some((entry, settings)) = entry.zip(settings) else {
+            return (name, None);
+        };
+        let Some(build) = entry.tcp else {
+            let message = format!("module {name} speaks UDP only; this listener is Tcp");
+            text.complain(tcp.module, self.errors, message);
+            return (name, None);
+        };
+        let module = build(&mut self.settings(settings));
+        let protocol = module.map(|module| {
+            let handshake_timeout = handshake_timeout.unwrap_or(Duration::from_secs(10));
+            Protocol::Tcp(TcpPlan {
+                module,
+                limits,
+                handshake_timeout,
+                idle_timeout,
+            })
+        });
+        (name, protocol)
+    }
+
+    fn udp(&mut self, udp: &raw::Udp<'a>) -> (String, Option<Protocol>) {
+        for (field, key) in [
+            (udp.channels, "channels"),
+            (udp.reserve_for_clients, "reserve_for_clients"),
+            (udp.limit_per_address, "limit_per_address"),
+            (udp.limit_non_clients, "limit_non_clients"),
+            (udp.handshake_timeout, "handshake_timeout"),
+            (udp.idle_timeout, "idle_timeout"),
+            (udp.backlog, "backlog"),
+        ] {
+            if field.is_set() {
+                let message = format!("a UDP listener has no {key}: datagrams are not connections");
+                self.text.complain(field, self.errors, message);
+            }
+        }
+        let (name, entry, settings) = self.module(udp.module);
+        let Some((entry, settings)) = entry.zip(settings) else {
+            return (name, None);
+        };
+        let Some(build) = entry.udp else {
+            let message = format!("module {name} speaks TCP only; this listener is Udp");
+            self.text.complain(udp.module, self.errors, message);
+            return (name, None);
+        };
+        let module = build(&mut self.settings(settings));
+        (name, module.map(|module| Protocol::Udp(UdpPlan { module })))
+    }
+
+    /// The module's name, its entry in the table, and the text of its settings.
+    fn module(
+        &mut self,
+        field: Field<'a, ()>,
+    ) -> (
+        String,
+        Option<&'static modules::ModuleEntry>,
+        Option<&'a str>,
+    ) {
+        let Some(raw) = field.raw() else {
+            let message = "expected a module: one of ".to_owned() + &modules::names();
+            self.errors.push(self.text.error(0, message));
+            return (String::new(), None, None);
+        };
+        let (name, settings) = match raw.find('(') {
+            Some(start) => (raw[..start].trim_end(), &raw[start..]),
+            None => (raw, ""),
+        };
+        let entry = modules::TABLE.iter().find(|entry| entry.name == name);
+        if entry.is_none() {
+            let message = format!(
+                "there is no module {name}; expected one of {}",
+                modules::names()
+            );
+            self.text.complain(field, self.errors, message);
+        }
+        (name.to_owned(), entry, Some(settings))
+    }
+
+    fn settings<'s>(&'s mut self, settings: &'a str) -> Settings<'a, 's> {
+        Settings {
+            text: self.text,
+            settings,
+            state_dir: self.state_dir,
+            errors: self.errors,
+        }
+    }
+
+    fn sockets(
+        &mut self,
+        listener: &Arc<str>,
+        transport: &'static str,
+        field: Field<'a, Vec<raw::Socket<'a>>>,
+        backlog: Option<i32>,
+    ) -> Vec<SocketPlan> {
+        let rows: Vec<raw::Socket<'a>> = field
+            .raw()
+            .and_then(|raw| self.text.read(raw, self.errors))
+            .unwrap_or_default();
+        let mut plans = Vec::new();
+        for row in &rows {
+            let plan = self.socket(listener, transport, row);
+            plans.extend(plan.map(|plan| match backlog {
+                Some(backlog) => SocketPlan { backlog, ..plan },
+                None => plan,
+            }));
+        }
+        if rows.is_empty() {
+            self.notice(field, "this listener has no socket");
+        }
+        plans
+    }
+
+    fn socket(
+        &mut self,
+        listener: &Arc<str>,
+        transport: &'static str,
+        row: &raw::Socket<'a>,
+    ) -> Option<SocketPlan> {
+        let text = self.text;
+        let address = text.map(row.address, self.errors, |address| {
+            let parsed = address
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .parse::<IpAddr>();
+            match parsed.map(|address| address.to_canonical()) {
+                Ok(address) if address.is_unspecified() => {
+                    Err("leave address out to mean all addresses".to_owned())
+                }
+                Ok(address) => Ok(address),
+                Err(_) => Err(format!("expected an IP address, found {address:?}")),
+            }
+        });
+        let tls = text.get(row.tls, self.errors);
+        if transport == "udp" && row.tls.is_set() {
+            text.complain(row.tls, self.errors, "UDP has no TLS");
+        } else if matches!(tls, Some(raw::Tls::On)) {
+            text.complain(row.tls, self.errors, "TLS is not part of this build yet");
+        }
+        unbuilt(text, row.proxy_from, self.errors, "PROXY headers are");
+        let restriction: Option<raw::Restriction<'a>> = row
+            .restriction
+            .raw()
+            .and_then(|raw| text.read(raw, self.errors));
+        let mut list = |field: Field<'a, String>| {
+            field
+                .raw()
+                .and_then(|raw| text.list(raw, self.errors))
+                .unwrap_or_default()
+        };
+        let restriction = match restriction {
+            Some(raw::Restriction::Grant(field)) => Restriction::Grant(list(field)),
+            Some(raw::Restriction::Deny(field)) => Restriction::Deny(list(field)),
+            None => Restriction::Open,
+        };
+        if !row.port.is_set() {
+            let message = "every socket needs a port".to_owned();
+            self.errors.push(text.error(0, message));
+            return None;
+        }
+        let port = text.get(row.port, self.errors)?;
+        if port == 0 {
+            self.notice(row.port, "port 0 means no socket: this row is ignored");
+            return None;
+        }
+        let place = text.error(
+            row.port.raw().map_or(0, |raw| text.offset(raw)),
+            String::new(),
+        );
+        self.claims.push(Claim {
+            listener: Arc::clone(listener),
+            transport,
+            port,
+            address,
+            place,
+        });
+        let tls = match tls {
+            Some(raw::Tls::On) => TlsMode::On,
+            Some(raw::Tls::Ext) => TlsMode::Ext,
+            Some(raw::Tls::Off) | None => TlsMode::Off,
+        };
+        Some(SocketPlan {
+            port,
+            address,
+            tls,
+            restriction,
+            ..SocketPlan::default()
+        })
+    }
+
+    fn notice<T>(&mut self, field: Field<'a, T>, message: &str) {
+        let offset = field.raw().map_or(0, |raw| self.text.offset(raw));
+        self.notices
+            .push(self.text.error(offset, message.to_owned()).to_string());
+    }
+}
+
+/// Two sockets of one transport conflict when port and address are equal, or ports are equal and one has
+/// no address.
+fn conflicts(claims: &[Claim], errors: &mut Vec<ConfigError>) {
+    for (index, claim) in claims.iter().enumerate() {
+        let other = claims[..index].iter().find(|other| {
+            other.transport == claim.transport
+                && other.port == claim.port
+                && (other.address == claim.address
+                    || other.address.is_none()
+                    || claim.address.is_none())
+        });
+        let Some(other) = other else { continue };
+        let words = |claim: &Claim| match claim.address {
+            Some(address) => format!("{} on {address}", claim.port),
+            None => format!("{} on all addresses", claim.port),
+        };
+        let message = format!(
+            "{} {} of listener {} conflicts with {} of listener {} ({}:{})",
+            claim.transport,
+            words(claim),
+            claim.listener,
+            words(other),
+            other.listener,
+            other.place.file.display(),
+            other.place.line,
+        );
+        errors.push(ConfigError {
+            message,
+            ..claim.place.clone()
+        });
+    }
+}
+
+fn level(level: raw::LogLevel) -> log::LevelFilter {
+    match level {
+        raw::LogLevel::Off => log::LevelFilter::Off,
+        raw::LogLevel::Error => log::LevelFilter::Error,
+        raw::LogLevel::Warn => log::LevelFilter::Warn,
+        raw::LogLevel::Info => log::LevelFilter::Info,
+        raw::LogLevel::Debug => log::LevelFilter::Debug,
+        raw::LogLevel::Trace => log::LevelFilter::Trace,
+    }
+}

@@ -1,0 +1,266 @@
+#![forbid(unsafe_code)]
+//! Keys of a RON file, each read by itself, so that every wrong one is reported with its place.
+
+use std::marker::PhantomData;
+use std::path::Path;
+
+use ron::Options;
+use ron::extensions::Extensions;
+use ron::value::RawValue;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+
+use super::ConfigError;
+use crate::admission::address_list::{AddressList, Source};
+
+/// The reader's settings: what makes a RON file pleasant to write.
+fn options() -> Options {
+    Options::default().with_default_extension(
+        Extensions::IMPLICIT_SOME
+            | Extensions::UNWRAP_NEWTYPES
+            | Extensions::UNWRAP_VARIANT_NEWTYPES,
+    )
+}
+
+/// A configuration file's text.
+#[derive(Clone, Copy)]
+pub struct Text<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) text: &'a str,
+}
+
+/// A key's value as it stands in the file, or nothing.
+pub struct Field<'a, T> {
+    raw: Option<&'a str>,
+    wanted: PhantomData<fn() -> T>,
+}
+
+impl<T> Default for Field<'_, T> {
+    fn default() -> Self {
+        Field {
+            raw: None,
+            wanted: PhantomData,
+        }
+    }
+}
+
+impl<T> Clone for Field<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Field<'_, T> {}
+
+impl<'de: 'a, 'a, T> Deserialize<'de> for Field<'a, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: &'de RawValue = Deserialize::deserialize(deserializer)?;
+        Ok(Field {
+            raw: Some(trim(raw.get_ron())),
+            wanted: PhantomData,
+        })
+    }
+}
+
+impl<'a, T> Field<'a, T> {
+    /// The value's text.
+    #[must_use]
+    pub fn raw(&self) -> Option<&'a str> {
+        self.raw
+    }
+
+    /// True when the key stands in the file.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.raw.is_some()
+    }
+}
+
+impl<'a> Text<'a> {
+    pub(crate) fn new(file: &'a Path, text: &'a str) -> Self {
+        Text { file, text }
+    }
+
+    /// Reads a value from a piece of the text.
+    pub(crate) fn read<T: Deserialize<'a>>(
+        &self,
+        piece: &'a str,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<T> {
+        match options().from_str(piece) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let at = error.span.start;
+                let offset = self.offset(piece) + position_to_offset(piece, at.line, at.col);
+                errors.push(self.error(offset, error.code.to_string()));
+                None
+            }
+        }
+    }
+
+    /// The value of a key, `None` when it is absent or wrong.
+    pub fn get<T: DeserializeOwned>(
+        &self,
+        field: Field<'a, T>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<T> {
+        self.read(field.raw?, errors)
+    }
+
+    /// The value of a key made into something else.
+    pub fn map<T: DeserializeOwned, U>(
+        &self,
+        field: Field<'a, T>,
+        errors: &mut Vec<ConfigError>,
+        make: impl FnOnce(T) -> Result<U, String>,
+    ) -> Option<U> {
+        let value = self.get(field, errors)?;
+        match make(value) {
+            Ok(made) => Some(made),
+            Err(message) => {
+                self.complain(field, errors, message);
+                None
+            }
+        }
+    }
+
+    /// An error at a key's value.
+    pub fn complain<T>(
+        &self,
+        field: Field<'a, T>,
+        errors: &mut Vec<ConfigError>,
+        message: impl Into<String>,
+    ) {
+        let offset = field.raw.map_or(0, |raw| self.offset(raw));
+        errors.push(self.error(offset, message.into()));
+    }
+
+    /// The address list in a string; its errors name their own lines.
+    pub(crate) fn list(&self, raw: &'a str, errors: &mut Vec<ConfigError>) -> Option<AddressList> {
+        let text: String = self.read(raw, errors)?;
+        let start = self.offset(raw);
+        let position = |offset: usize| position_of(self.text, start + literal_offset(raw, offset));
+        let source = Source {
+            file: self.file,
+            text: &text,
+            position: &position,
+        };
+        match AddressList::parse(&source) {
+            Ok(list) => Some(list),
+            Err(bad) => {
+                errors.extend(bad.into_iter().map(|bad| ConfigError {
+                    file: bad.file,
+                    line: bad.line,
+                    column: bad.column,
+                    message: bad.message,
+                }));
+                None
+            }
+        }
+    }
+
+    /// An error at an offset of the text.
+    pub(crate) fn error(&self, offset: usize, message: String) -> ConfigError {
+        let (line, column) = position_of(self.text, offset);
+        ConfigError {
+            file: self.file.to_path_buf(),
+            line,
+            column,
+            message,
+        }
+    }
+
+    /// Where a piece of the text begins.
+    pub(crate) fn offset(&self, piece: &str) -> usize {
+        (piece.as_ptr() as usize)
+            .saturating_sub(self.text.as_ptr() as usize)
+            .min(self.text.len())
+    }
+
+    /// `FILE:LINE` of a piece of the text.
+    pub(crate) fn place(&self, piece: &str) -> String {
+        let (line, _) = position_of(self.text, self.offset(piece));
+        format!("{}:{line}", self.file.display())
+    }
+}
+
+/// A value without the white space and comments before and after it.
+fn trim(mut text: &str) -> &str {
+    loop {
+        let before = text;
+        text = text.trim_start();
+        if text.starts_with("//") {
+            text = text.split_once('\n').map_or("", |(_, rest)| rest);
+        } else if text.starts_with("/*") {
+            text = text.split_once("*/").map_or("", |(_, rest)| rest);
+        }
+        if text == before {
+            return text.trim_end();
+        }
+    }
+}
+
+/// The offset of a line and column, both from 1 and the column in characters.
+fn position_to_offset(text: &str, line: usize, column: usize) -> usize {
+    let mut start = 0;
+    for _ in 1..line {
+        match text[start..].find('\n') {
+            Some(end) => start += end + 1,
+            None => return text.len(),
+        }
+    }
+    let rest = text[start..]
+        .char_indices()
+        .map(|(at, _)| at)
+        .nth(column.saturating_sub(1));
+    start + rest.unwrap_or(text.len() - start)
+}
+
+/// Line and column of an offset, both from 1.
+fn position_of(text: &str, offset: usize) -> (u32, u32) {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    let line = memchr::memchr_iter(b'\n', before).count() + 1;
+    let column = before.len() - memchr::memrchr(b'\n', before).map_or(0, |end| end + 1) + 1;
+    (
+        u32::try_from(line).unwrap_or(u32::MAX),
+        u32::try_from(column).unwrap_or(u32::MAX),
+    )
+}
+
+/// Where a byte of a string's value stands in its literal: through escapes, and in raw strings.
+fn literal_offset(raw: &str, wanted: usize) -> usize {
+    if raw.starts_with('r') {
+        return raw.find('"').map_or(0, |quote| quote + 1) + wanted;
+    }
+    let mut decoded = 0;
+    let mut chars = raw.char_indices().skip(1).peekable();
+    while let Some((at, character)) = chars.next() {
+        if decoded >= wanted {
+            return at;
+        }
+        decoded += character.len_utf8();
+        if character == '\\' {
+            match chars.next() {
+                Some((_, 'x')) => drop((chars.next(), chars.next())),
+                Some((_, 'u')) => while chars.next_if(|(_, c)| *c != '}').is_some() {},
+                _ => {}
+            }
+        }
+    }
+    raw.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{literal_offset, position_to_offset, trim};
+
+    #[test]
+    fn places_in_strings_are_found_through_escapes() {
+        assert_eq!(literal_offset(r#""a\nb""#, 0), 1);
+        assert_eq!(literal_offset(r#""a\nb""#, 2), 4);
+        assert_eq!(literal_offset("r#\"a\nb\"#", 2), 5);
+        assert_eq!(literal_offset(r#""\x41b""#, 1), 5);
+        assert_eq!(position_to_offset("ab\ncd", 2, 2), 4);
+        assert_eq!(trim(" // c\n /* d */ 5 "), "5");
+    }
+}

@@ -1,0 +1,81 @@
+#![forbid(unsafe_code)]
+//! The table of protocols. Adding one is a file and a line here.
+
+mod daytime;
+mod discard;
+mod echo;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::config::ConfigError;
+use crate::config::field::Text;
+use crate::session::{DatagramModule, Module};
+
+/// Builds a module's stream half from its settings; `None` when they are wrong.
+pub type BuildTcp = fn(&mut Settings<'_, '_>) -> Option<Arc<dyn Module>>;
+/// Builds a module's datagram half from its settings; `None` when they are wrong.
+pub type BuildUdp = fn(&mut Settings<'_, '_>) -> Option<Arc<dyn DatagramModule>>;
+
+/// One protocol.
+pub struct ModuleEntry {
+    /// As written in a listener's file.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// Its keys.
+    pub keys: &'static [&'static str],
+    /// Its stream half.
+    pub tcp: Option<BuildTcp>,
+    /// Its datagram half.
+    pub udp: Option<BuildUdp>,
+}
+
+/// All protocols, by name.
+pub const TABLE: &[ModuleEntry] = &[daytime::ENTRY, discard::ENTRY, echo::ENTRY];
+
+/// The settings of one listener's module, and where its errors go.
+pub struct Settings<'a, 'e> {
+    pub(crate) text: Text<'a>,
+    /// What stands behind the module's name, with its parentheses; may be empty.
+    pub(crate) settings: &'a str,
+    pub(crate) state_dir: &'e Path,
+    pub(crate) errors: &'e mut Vec<ConfigError>,
+}
+
+impl<'a> Settings<'a, '_> {
+    /// Reads the settings; all keys of `T` must have defaults where the module may stand alone.
+    pub fn read<T: Deserialize<'a>>(&mut self) -> Option<T> {
+        let settings = if self.settings.is_empty() {
+            "()"
+        } else {
+            self.settings
+        };
+        let mut errors = Vec::new();
+        let value = self.text.read(settings, &mut errors);
+        self.errors.append(&mut errors);
+        value
+    }
+
+    /// Where the daemon keeps what must survive it.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        self.state_dir
+    }
+}
+
+/// A module without settings.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoSettings {}
+
+/// The names of all modules, for messages.
+pub(crate) fn names() -> String {
+    TABLE
+        .iter()
+        .map(|entry| entry.name)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
