@@ -14,8 +14,10 @@
 //! [`config::plan::Plan`] and runs a [`server::Server`].
 
 pub mod admission;
+pub mod cli;
 pub mod config;
 mod connection;
+pub mod control;
 pub mod dialogue;
 pub mod modules;
 pub mod server;

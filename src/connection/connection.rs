@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::net::TcpStream;
 
 use super::driver::{Driver, Surroundings, Wait};
+use super::relay::{Progress, Relaying};
 use super::transport::{Flushed, Got, Shaken, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
@@ -34,6 +35,8 @@ pub(crate) struct Connection {
     stream: TcpStream,
     slot: Option<SlotGuard>,
     outcome: Option<Outcome>,
+    /// Bytes are carried to and from an upstream; the session has said its last word.
+    relay: Option<Box<Relaying>>,
     /// Until when a handshake that is under way must be complete.
     shaking: Option<Instant>,
     /// The socket may hold bytes that were not read.
@@ -80,6 +83,7 @@ impl Connection {
             driver,
             transport,
             shaking,
+            relay: None,
             peer,
             listener,
             stream,
@@ -150,6 +154,11 @@ impl Connection {
         }
         let mut reads = 0;
         loop {
+            if self.relay.is_some()
+                && let Some(after) = self.carry(now, core)
+            {
+                return after;
+            }
             if let Some(until) = self.shaking
                 && let Some(after) = self.shake(now, until, core)
             {
@@ -166,7 +175,7 @@ impl Connection {
             if let Some(after) = self.leave(flushed, now) {
                 return after;
             }
-            if matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
+            if self.relay.is_some() || matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
                 continue;
             }
             if !self.driver.may_read() || !self.readable {
@@ -230,7 +239,22 @@ impl Connection {
                 self.shaking = Some(now + self.listener.handshake_timeout);
                 None
             }
-            Wait::StartTls | Wait::Relay(_) | Wait::Exec(_) => {
+            Wait::Relay(_) => {
+                let Wait::Relay(Some(relay)) =
+                    std::mem::replace(&mut self.driver.wait, Wait::Close)
+                else {
+                    return Some(After::Abort);
+                };
+                match Relaying::new(relay, &mut self.driver.input) {
+                    Ok(relaying) => {
+                        self.relay = Some(Box::new(relaying));
+                        self.driver.restart_idle(now);
+                        None
+                    }
+                    Err(error) => Some(self.broken(&error)),
+                }
+            }
+            Wait::StartTls | Wait::Exec(_) => {
                 self.listener.complain(format_args!(
                     "the module asked for what this socket cannot do"
                 ));
@@ -296,6 +320,49 @@ impl Connection {
             },
         }
         Some(After::Gone)
+    }
+
+    /// Carries bytes to and from the upstream; `None` when there is none and the session goes on.
+    fn carry(&mut self, now: Instant, core: &Arc<Core>) -> Option<After> {
+        let Connection {
+            relay,
+            stream,
+            transport,
+            driver,
+            slot,
+            ..
+        } = self;
+        let relaying = relay.as_mut()?;
+        let mut moved = false;
+        let progress = relaying.run(now, stream, transport, &mut driver.output, &mut moved);
+        if moved {
+            driver.restart_idle(now);
+        }
+        match progress {
+            Ok(Progress::Wait(until)) => {
+                if driver.is_idle(now) {
+                    return Some(After::Abort);
+                }
+                let key = slot.get_or_insert_with(|| core.reserve()).key();
+                if let Err(error) =
+                    core.register(key, |registry, token| relaying.register(registry, token))
+                {
+                    return Some(self.broken(&error));
+                }
+                let deadline = driver.deadline();
+                Some(After::Park(
+                    READ.and(WRITE),
+                    until.map_or(deadline, |until| until.min(deadline)),
+                ))
+            }
+            Ok(Progress::Unreachable) => {
+                self.relay = None;
+                self.tell(now, core, Driver::unreachable);
+                None
+            }
+            Ok(Progress::Finished) => Some(After::Close),
+            Err(error) => Some(self.broken(&error)),
+        }
     }
 
     /// Gives the driver what surrounds its session.

@@ -111,6 +111,11 @@ impl Driver {
         self.end != End::Open
     }
 
+    /// Something moved: the idle time starts anew.
+    pub(crate) fn restart_idle(&mut self, now: Instant) {
+        self.idle_at = now + self.idle_timeout;
+    }
+
     /// When something is to happen even if the peer stays silent.
     pub(crate) fn deadline(&self) -> Instant {
         match (&self.wait, self.alarm) {

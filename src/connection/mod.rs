@@ -1,6 +1,7 @@
 //! One connection from admission to close.
 
 pub(crate) mod driver;
+mod relay;
 pub(crate) mod transport;
 
 #[allow(

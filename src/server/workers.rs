@@ -223,6 +223,15 @@ impl Core {
         Some(guard.key)
     }
 
+    /// Registers a further socket of a slot's resident, under the slot's own token.
+    pub(crate) fn register(
+        &self,
+        key: Key,
+        register: impl FnOnce(&Registry, Token) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        register(&self.registry, token(key))
+    }
+
     /// A slot without a registered socket yet.
     pub(crate) fn reserve(self: &Arc<Self>) -> SlotGuard {
         SlotGuard {

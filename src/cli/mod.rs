@@ -1,0 +1,92 @@
+#![forbid(unsafe_code)]
+//! The command line. Exit codes: 0 yes or done, 1 no or failed, 2 usage or configuration error.
+
+mod check;
+mod explain;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, plan::Plan};
+
+/// Yes, or done.
+pub const DONE: u8 = 0;
+/// No, or failed: refused by `explain`, the daemon is not running.
+pub const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const USAGE: u8 = 2;
+
+/// A listener daemon: decides by address who may talk and how many at once, and runs protocol modules.
+#[derive(Parser)]
+#[command(name = "portreeve", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run in the foreground; SIGTERM drains and ends, twice stops at once
+    Run(Common),
+    /// Check the configuration and print the table of sockets
+    Check(Common),
+    /// Tell why an address is admitted or refused: each rung and the list line that decides
+    Explain(explain::Options),
+    /// Tell what the running daemon is doing
+    Status(status::Options),
+}
+
+/// What every command takes.
+#[derive(Args)]
+struct Common {
+    /// The configuration [default: conf/portreeve.ron if it is there, else /etc/portreeve/portreeve.ron]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+impl Common {
+    fn file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(config::default_file)
+    }
+
+    /// The configuration; what is wrong with it goes to standard error.
+    fn load(&self) -> Result<Plan, ExitCode> {
+        config::load(&self.file()).map_err(|errors| {
+            for error in errors {
+                eprintln!("{error}");
+            }
+            ExitCode::from(USAGE)
+        })
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a usage error.
+            let code = if error.use_stderr() { USAGE } else { DONE };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match cli.command {
+        Command::Run(common) => run::run(&common),
+        Command::Check(common) => check::check(&common),
+        Command::Explain(options) => explain::explain(&options),
+        Command::Status(options) => status::status(&options),
+    };
+    result.unwrap_or_else(|code| code)
+}
+
+/// Says what went wrong.
+fn fail(message: impl std::fmt::Display) -> ExitCode {
+    eprintln!("portreeve: {message}");
+    ExitCode::from(FAILED)
+}

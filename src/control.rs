@@ -1,0 +1,229 @@
+#![forbid(unsafe_code)]
+//! The control socket, `state_dir/control.sock`: one JSON line in, one JSON line out, then the end.
+//!
+//! The socket comes into being below a directory of mode 0700, gets mode 0600 and is moved to its
+//! place only then, so there is no moment at which others could connect; besides, a caller must be
+//! root or the daemon's own user by SO_PEERCRED. A lock beside it (`control.lock`) keeps a second
+//! daemon out of the same `state_dir`, and says whether a socket file that was left over is stale.
+//! One thread with its own poll serves it, apart from the daemon's poll loop.
+
+mod serve;
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mio::net::UnixListener;
+use serde::{Deserialize, Serialize};
+
+/// The longest request line, its end included.
+pub const MAX_REQUEST: usize = 64 * 1024;
+
+/// The time a caller has to send its request, and again to take the answer.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// What the daemon can be asked. As JSON: `{"command":"status"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Request {
+    /// The answer is a [`Status`](crate::server::status::Status).
+    Status,
+}
+
+/// An answer. As JSON: `{"ok":VALUE}` or `{"error":"TEXT"}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// Done; what was done is in effect.
+    Ok(serde_json::Value),
+    /// Not done, and why.
+    Error(String),
+}
+
+impl Response {
+    /// [`Response::Ok`] of a value, or the error of a value that has no JSON form.
+    pub fn of(value: &impl Serialize) -> Response {
+        serde_json::to_value(value)
+            .map_or_else(|error| Response::Error(error.to_string()), Response::Ok)
+    }
+}
+
+/// Carries out requests. Runs on the control thread: a slow command delays other callers, nobody else.
+pub trait Commands: Send + Sync {
+    /// Returns when the command is in effect.
+    fn execute(&self, request: &Request) -> Response;
+}
+
+/// Where the control socket of this `state_dir` is.
+#[must_use]
+pub fn socket_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("control.sock")
+}
+
+/// The bound control socket, not served yet: callers wait in its backlog. Dropped, its file is removed.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+    /// Held as long as the socket's file is ours.
+    _lock: File,
+}
+
+impl ControlSocket {
+    /// Makes `state_dir` (0700) where it is missing, and the socket in it.
+    ///
+    /// # Errors
+    /// [`ControlError::Running`] when another daemon uses this `state_dir`, [`ControlError::Io`] for the rest.
+    pub fn open(state_dir: &Path) -> Result<ControlSocket, ControlError> {
+        let path = socket_path(state_dir);
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ControlError::Io { path, source }
+        };
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(state_dir).map_err(failed(state_dir))?;
+
+        let lock_path = state_dir.join("control.lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ControlError::Running(path)),
+            Err(TryLockError::Error(source)) => return Err(failed(&lock_path)(source)),
+        }
+        // Somebody may have removed the lock of a daemon that runs; then its socket still answers.
+        if UnixStream::connect(&path).is_ok() {
+            return Err(ControlError::Running(path));
+        }
+        let listener = bind_private(&private, state_dir, &path).map_err(failed(&path))?;
+        Ok(ControlSocket {
+            listener: Some(listener),
+            path,
+            _lock: lock,
+        })
+    }
+
+    /// Starts the thread that answers callers.
+    ///
+    /// # Errors
+    /// [`ControlError::Io`] when the thread or its poll cannot be had.
+    pub fn serve(self, commands: Arc<dyn Commands>) -> Result<Control, ControlError> {
+        self.serve_within(commands, DEADLINE)
+    }
+
+    fn serve_within(
+        mut self,
+        commands: Arc<dyn Commands>,
+        deadline: Duration,
+    ) -> Result<Control, ControlError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let started = self.listener.take().map_or_else(
+            || Err(io::ErrorKind::NotConnected.into()),
+            |listener| serve::start(listener, commands, Arc::clone(&stop), deadline),
+        );
+        let (waker, thread) = started.map_err(|source| ControlError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(Control {
+            stop,
+            waker,
+            thread: Some(thread),
+            _socket: self,
+        })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // The lock is still held: this is our file, or nobody's.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Binds below a directory that only we may enter, and moves the socket to its place when its mode is right.
+fn bind_private(private: &DirBuilder, state_dir: &Path, path: &Path) -> io::Result<UnixListener> {
+    // Short names: a socket's path has at most 107 bytes, and this one shall not be the longer of the two.
+    let nursery = state_dir.join(".c");
+    let cradle = nursery.join("s");
+    match fs::remove_dir_all(&nursery) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => private.create(&nursery)?,
+    }
+    let bound = UnixListener::bind(&cradle).and_then(|listener| {
+        fs::set_permissions(&cradle, Permissions::from_mode(0o600))?;
+        fs::rename(&cradle, path)?;
+        Ok(listener)
+    });
+    let _ = fs::remove_dir_all(&nursery);
+    bound
+}
+
+/// The served control socket. Dropped, its thread is joined and its file removed.
+#[derive(Debug)]
+pub struct Control {
+    stop: Arc<AtomicBool>,
+    waker: mio::Waker,
+    thread: Option<JoinHandle<()>>,
+    _socket: ControlSocket,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // Without a wake the thread would never see the flag: better to leave it than to hang.
+        if self.waker.wake().is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Why there is no control socket. Display is the final text.
+#[derive(Debug)]
+pub enum ControlError {
+    /// Another daemon serves this `state_dir`.
+    Running(PathBuf),
+    /// The system refused.
+    Io {
+        /// What it was about.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::Running(path) => {
+                write!(
+                    f,
+                    "{}: another portreeve runs with this state_dir",
+                    path.display()
+                )
+            }
+            ControlError::Io { path, source } => write!(f, "{}: {source}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for ControlError {}
+
+#[cfg(test)]
+mod tests;
