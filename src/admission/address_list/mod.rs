@@ -24,6 +24,7 @@ mod lookup;
 mod origin;
 mod parse;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 mod tests;
 
 use std::error::Error;
@@ -148,8 +149,8 @@ impl AddressList {
         Ok(Self {
             compiled: Arc::new(Compiled {
                 text: source.text.into(),
-                v4: Ranges::new(compile::disjoint(parsed.v4)),
-                v6: Ranges::new(compile::disjoint(parsed.v6)),
+                v4: Ranges::new(&compile::disjoint(parsed.v4)),
+                v6: Ranges::new(&compile::disjoint(parsed.v6)),
                 origins: parsed.origins,
             }),
         })

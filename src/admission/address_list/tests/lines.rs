@@ -110,7 +110,7 @@ const BAD: &[(&str, &[&str])] = &[
     (
         "!::/0",
         &[
-            "1:4: /0 is all of IPv6, seldom on purpose: if it is, write ::/1 and 8000::/1 on two lines",
+            "1:5: /0 is all of IPv6, seldom on purpose: if it is, write ::/1 and 8000::/1 on two lines",
         ],
     ),
     (

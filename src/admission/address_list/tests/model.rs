@@ -144,7 +144,7 @@ fn every_size_of_list_finds_each_of_its_ranges() {
                 origin: origins.add(file, line, true).unwrap(),
             })
             .collect();
-        let ranges = Ranges::new(compile::disjoint(spans));
+        let ranges = Ranges::new(&compile::disjoint(spans));
         let line = |address| ranges.origin(address).map(|origin| origins.place(origin).1);
         assert_eq!(line(9), None);
         for number in 1..=size {
