@@ -1,1 +1,21 @@
+#![forbid(unsafe_code)]
+//! Portreeve: a listener daemon and library.
+//!
+//! ```text
+//!           poll thread                            |        worker threads (fixed number)
+//!     socket -accept-> admission -Admitted-> Connection -queue-> turn: flush, read, TLS, session, write
+//!        ^                | no                                         |
+//!        |                +-> closed, counted                          |  more to do -> back of the queue
+//!        +-- readiness or deadline --- Parked <---- silent ------------+  done -> slot freed, closed
+//!     UDP: socket -recv batch-> admission -> queue -> module.answer -> send batch
+//! ```
+//!
+//! A program that brings its own protocol implements [`session::Module`], puts it into a
+//! [`config::plan::Plan`] and runs a [`server::Server`].
 
+pub mod admission;
+pub mod config;
+mod connection;
+pub mod dialogue;
+pub mod server;
+pub mod session;

@@ -2,7 +2,7 @@
 //! What the configuration means, checked: addresses, lists, durations and modules are values here.
 //! The rest of the program sees nothing else of the configuration.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +29,98 @@ pub struct Plan {
     pub notices: Vec<String>,
 }
 
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            workers: 64,
+            state_dir: PathBuf::from("var"),
+            network: Arc::new(Network::default()),
+            drain: Duration::from_secs(10),
+            listeners: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+}
+
+impl Plan {
+    /// Adds a listener, for programs that bring their own modules.
+    #[must_use]
+    pub fn listen(mut self, listener: ListenerPlan) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+}
+
+impl ListenerPlan {
+    /// A TCP listener without sockets, with default limits.
+    #[must_use]
+    pub fn tcp(name: &str, module: Arc<dyn Module>) -> Self {
+        let tcp = TcpPlan {
+            module,
+            limits: LimitSettings::default(),
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+        };
+        Self::new(name, Protocol::Tcp(tcp))
+    }
+
+    /// A UDP listener without sockets.
+    #[must_use]
+    pub fn udp(name: &str, module: Arc<dyn DatagramModule>) -> Self {
+        Self::new(name, Protocol::Udp(UdpPlan { module }))
+    }
+
+    /// Adds a socket of one address, or of all for an unspecified one; port 0 lets the kernel choose.
+    #[must_use]
+    pub fn socket(mut self, address: SocketAddr) -> Self {
+        let ip = address.ip().to_canonical();
+        self.sockets.push(SocketPlan {
+            port: address.port(),
+            address: (!ip.is_unspecified()).then_some(ip),
+            ..SocketPlan::default()
+        });
+        self
+    }
+
+    fn new(name: &str, protocol: Protocol) -> Self {
+        ListenerPlan {
+            name: name.into(),
+            file: PathBuf::new(),
+            module: String::new(),
+            protocol,
+            log_level: log::LevelFilter::Info,
+            sockets: Vec::new(),
+        }
+    }
+}
+
+impl Default for SocketPlan {
+    fn default() -> Self {
+        SocketPlan {
+            port: 0,
+            address: None,
+            tls: TlsMode::Off,
+            restriction: Restriction::Open,
+            // mio's own bind takes 128, which overflows at 300 quick connects and costs them a second.
+            backlog: 4096,
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network {
+            clients: AddressList::default(),
+            denied: AddressList::default(),
+            blacklist: AddressList::default(),
+            cluster: AddressList::default(),
+            ipv6_prefix: 64,
+        }
+    }
+}
+
 /// Server-wide address lists.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Network {
     /// Addresses of class client.
     pub clients: AddressList,

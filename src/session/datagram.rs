@@ -28,7 +28,11 @@ impl Route {
     /// A route for tests of a module.
     #[must_use]
     pub fn test(remote: SocketAddr) -> Self {
-        Route { remote, local: None, socket: 0 }
+        Route {
+            remote,
+            local: None,
+            socket: 0,
+        }
     }
 }
 

@@ -48,7 +48,11 @@ impl Output {
     /// Appends `length` bytes of `file` from `offset`; read as the peer takes them.
     pub fn write_file(&mut self, file: File, offset: u64, length: u64) {
         if length > 0 {
-            self.behind.push_back(Segment::File { file, offset, length });
+            self.behind.push_back(Segment::File {
+                file,
+                offset,
+                length,
+            });
         }
     }
 
@@ -89,7 +93,11 @@ impl Output {
             return None;
         }
         match self.behind.front_mut() {
-            Some(Segment::File { file, offset, length }) => Some((file, offset, length)),
+            Some(Segment::File {
+                file,
+                offset,
+                length,
+            }) => Some((file, offset, length)),
             _ => None,
         }
     }

@@ -24,7 +24,10 @@ impl Work {
     /// Work whose result comes back in [`Event::Done`](super::Event::Done). It must end by itself:
     /// the connection is held until it does.
     pub fn new<T: Send + 'static>(lane: Lane, run: impl FnOnce() -> T + Send + 'static) -> Self {
-        Work { lane, run: Box::new(move || Outcome(Some(Box::new(run())))) }
+        Work {
+            lane,
+            run: Box::new(move || Outcome(Some(Box::new(run())))),
+        }
     }
 
     /// Where it wants to run.
@@ -59,6 +62,10 @@ impl Outcome {
 
 impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Outcome" } else { "Outcome(panicked)" })
+        f.write_str(if self.0.is_some() {
+            "Outcome"
+        } else {
+            "Outcome(panicked)"
+        })
     }
 }

@@ -1,0 +1,21 @@
+#![forbid(unsafe_code)]
+//! Who gets in: lists, bans, limits, and the ladder that asks them in order. Pure: no socket, clock or thread.
+//!
+//! [`ladder::clear`] climbs the rungs that look at the address alone; [`limits::Limits::admit`] climbs
+//! those that count. What they answer are proofs: [`ladder::Cleared`], then [`ladder::Admitted`].
+
+pub mod address_list;
+pub mod bans;
+mod explain;
+pub mod ladder;
+pub mod limits;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod rules;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod simulation;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod testing;

@@ -1,0 +1,253 @@
+#![forbid(unsafe_code)]
+//! Drives one session: which event comes next, what its answer means. No socket and no clock, so the
+//! server and the dialogue tester run sessions by the same rules.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::session::{
+    Abuse, Context, Event, Input, Next, Outcome, Output, Peer, Program, Relay, Session, Waker, Work,
+};
+
+/// What surrounds a session in one turn.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) peer: &'a Peer,
+    pub(crate) now: Instant,
+    pub(crate) wall: SystemTime,
+    pub(crate) waker: &'a mut dyn FnMut() -> Waker,
+}
+
+/// What a session waits for; [`Next`] with its payloads taken out once.
+#[derive(Debug)]
+pub(crate) enum Wait {
+    Read,
+    Drain,
+    StartTls,
+    Work(Option<Work>),
+    Relay(Option<Relay>),
+    Exec(Option<Box<Program>>),
+    Close,
+    Abort,
+}
+
+/// How far the peer's side of the stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Finished,
+    Truncated,
+    Told,
+}
+
+/// A session with its buffers, its alarm and its idle deadline.
+pub(crate) struct Driver {
+    session: Box<dyn Session>,
+    pub(crate) input: Input,
+    pub(crate) output: Output,
+    pub(crate) wait: Wait,
+    pub(crate) abuse: Vec<Abuse>,
+    alarm: Option<Instant>,
+    idle_timeout: Duration,
+    idle_at: Instant,
+    end: End,
+    opened: bool,
+    /// Input was left when the session turned to something else; it has not seen it since.
+    unseen: bool,
+    shutdown: bool,
+    woken: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(session: Box<dyn Session>, idle_timeout: Duration, now: Instant) -> Self {
+        Driver {
+            session,
+            input: Input::default(),
+            output: Output::default(),
+            wait: Wait::Read,
+            abuse: Vec::new(),
+            alarm: None,
+            idle_timeout,
+            idle_at: now + idle_timeout,
+            end: End::Open,
+            opened: false,
+            unseen: false,
+            shutdown: false,
+            woken: false,
+        }
+    }
+
+    /// The daemon drains; the session is told when it waits for input.
+    pub(crate) fn request_shutdown(&mut self) {
+        self.shutdown = true;
+    }
+
+    /// A waker was used; the session is told when it waits for input.
+    pub(crate) fn request_wake(&mut self) {
+        self.woken = true;
+    }
+
+    /// The peer finished sending.
+    pub(crate) fn finish(&mut self, truncated: bool) {
+        self.end = if truncated {
+            End::Truncated
+        } else {
+            End::Finished
+        };
+    }
+
+    /// True once the peer's end was seen.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.end != End::Open
+    }
+
+    /// When something is to happen even if the peer stays silent.
+    pub(crate) fn deadline(&self) -> Instant {
+        match (&self.wait, self.alarm) {
+            (Wait::Read, Some(alarm)) => alarm.min(self.idle_at),
+            _ => self.idle_at,
+        }
+    }
+
+    /// True when the idle time has passed.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        now >= self.idle_at
+    }
+
+    /// True when more of the peer's bytes may be read.
+    pub(crate) fn may_read(&self) -> bool {
+        matches!(self.wait, Wait::Read)
+            && self.end == End::Open
+            && !self.output.is_high()
+            && !self.input.is_full()
+    }
+
+    /// Delivers one event that needs no new bytes. False when there is none.
+    pub(crate) fn step(&mut self, around: &mut Surroundings<'_>) -> bool {
+        if !self.opened {
+            self.opened = true;
+            self.tell(Event::Open, around);
+            return true;
+        }
+        if matches!(self.wait, Wait::Drain) && self.output.is_empty() {
+            self.idle_at = around.now + self.idle_timeout;
+            self.tell(Event::Drained, around);
+            return true;
+        }
+        if !matches!(self.wait, Wait::Read) {
+            return false;
+        }
+        if self.shutdown {
+            self.shutdown = false;
+            self.tell(Event::Shutdown, around);
+        } else if self.woken {
+            self.woken = false;
+            self.tell(Event::Woken, around);
+        } else if self.alarm.is_some_and(|alarm| alarm <= around.now) {
+            self.alarm = None;
+            self.tell(Event::Alarm, around);
+        } else if self.output.is_high() {
+            return false;
+        } else if self.unseen && !self.input.is_empty() {
+            self.take_input(around);
+        } else if self.end == End::Finished {
+            self.end = End::Told;
+            self.tell(Event::Eof, around);
+        } else if self.end == End::Truncated {
+            self.end = End::Told;
+            self.tell(Event::Truncated, around);
+        } else if self.is_idle(around.now) {
+            self.idle_at = around.now + self.idle_timeout;
+            if self.output.is_empty() {
+                self.tell(Event::Timeout, around);
+            } else {
+                self.wait = Wait::Abort;
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Delivers the bytes that were just added to the input.
+    pub(crate) fn take_input(&mut self, around: &mut Surroundings<'_>) {
+        self.unseen = false;
+        let before = self.input.consumed();
+        let mut effects = crate::session::Effects::default();
+        let mut cx = Context {
+            peer: around.peer,
+            now: around.now,
+            wall: around.wall,
+            output: &mut self.output,
+            leftover: &[],
+            effects: &mut effects,
+            waker: around.waker,
+        };
+        let next = self.session.handle(Event::Input(&mut self.input), &mut cx);
+        if self.input.consumed() != before {
+            self.idle_at = around.now + self.idle_timeout;
+        }
+        self.apply(next, effects, around.now);
+        if matches!(self.wait, Wait::Read)
+            && self.input.is_full()
+            && self.input.consumed() == before
+        {
+            // A session that neither consumes nor gives up would wait for ever.
+            self.wait = Wait::Abort;
+        }
+    }
+
+    /// Work given away has ended.
+    pub(crate) fn done(&mut self, outcome: Outcome, around: &mut Surroundings<'_>) {
+        self.idle_at = around.now + self.idle_timeout;
+        self.tell(Event::Done(outcome), around);
+    }
+
+    /// The handshake of an upgrade is complete.
+    pub(crate) fn secured(&mut self, around: &mut Surroundings<'_>) {
+        self.idle_at = around.now + self.idle_timeout;
+        self.tell(Event::Secured, around);
+    }
+
+    /// No upstream could be reached.
+    pub(crate) fn unreachable(&mut self, around: &mut Surroundings<'_>) {
+        self.tell(Event::Unreachable, around);
+    }
+
+    fn tell(&mut self, event: Event<'_>, around: &mut Surroundings<'_>) {
+        let mut effects = crate::session::Effects::default();
+        let mut cx = Context {
+            peer: around.peer,
+            now: around.now,
+            wall: around.wall,
+            output: &mut self.output,
+            leftover: &self.input,
+            effects: &mut effects,
+            waker: around.waker,
+        };
+        let next = self.session.handle(event, &mut cx);
+        self.apply(next, effects, around.now);
+    }
+
+    fn apply(&mut self, next: Next, effects: crate::session::Effects, now: Instant) {
+        if let Some(alarm) = effects.alarm {
+            self.alarm = alarm;
+        }
+        if let Some(timeout) = effects.idle_timeout {
+            self.idle_timeout = timeout;
+            self.idle_at = now + timeout;
+        }
+        self.abuse.extend(effects.abuse);
+        self.wait = match next {
+            Next::Read => Wait::Read,
+            Next::Drain => Wait::Drain,
+            Next::StartTls => Wait::StartTls,
+            Next::Work(work) => Wait::Work(Some(work)),
+            Next::Relay(relay) => Wait::Relay(Some(relay)),
+            Next::Exec(program) => Wait::Exec(Some(program)),
+            Next::Close => Wait::Close,
+            Next::Abort => Wait::Abort,
+        };
+        if !matches!(self.wait, Wait::Read) {
+            self.unseen = true;
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! One connection from admission to close.
+
+pub(crate) mod driver;
+pub(crate) mod transport;
+
+#[allow(
+    clippy::module_inception,
+    reason = "the room and its main piece share the design's word"
+)]
+pub(crate) mod connection;
+
+pub(crate) use connection::{Connection, Fate, Lingering};

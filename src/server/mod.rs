@@ -1,0 +1,391 @@
+#![forbid(unsafe_code)]
+//! The daemon at run time: sockets, the poll loop, parked connections, workers.
+
+pub(crate) mod datagrams;
+pub(crate) mod listener;
+pub(crate) mod parked;
+mod poll_loop;
+mod refusals;
+mod sockets;
+pub mod status;
+#[cfg(test)]
+mod tests;
+mod udp_io;
+pub(crate) mod workers;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals as SignalSource;
+
+pub use sockets::StartError;
+
+use self::datagrams::UdpSockets;
+use self::listener::{Counters, TcpListener, UdpListener};
+use self::poll_loop::{Kind, PollLoop, Source};
+use self::refusals::Refusals;
+use self::status::{ListenerStatus, SocketStatus, Status, WorkerStatus};
+use self::workers::{Core, Workers};
+use crate::admission::bans::Bans;
+use crate::admission::ladder::Reason;
+use crate::admission::limits::Limits;
+use crate::config::plan::{ListenerPlan, Plan, Protocol, SocketPlan};
+
+/// Tokens of the poll that are no listening sockets; generation 0, out of their range.
+const WAKE: Token = Token(0xffff_fffe);
+const SIGNAL: Token = Token(0xffff_fffd);
+
+/// A server with its sockets bound. [`Server::run`] serves until [`Handle::shutdown`] or SIGTERM.
+pub struct Server {
+    poll_loop: PollLoop,
+    workers: Workers,
+    shared: Arc<Shared>,
+    drain: Duration,
+    signals: Option<SignalSource>,
+}
+
+/// Controls a running server from any thread.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    core: Arc<Core>,
+    workers: usize,
+    listeners: Vec<Running>,
+    /// How often a shutdown was asked for: once drains, twice stops at once.
+    shutdowns: AtomicU32,
+}
+
+struct Running {
+    kind: RunningKind,
+    sockets: Vec<(SocketPlan, SocketAddr)>,
+}
+
+enum RunningKind {
+    Tcp(Arc<TcpListener>),
+    Udp(Arc<UdpSockets>),
+}
+
+impl Server {
+    /// Opens every socket of the plan and starts the workers. Nothing is served before [`Server::run`].
+    ///
+    /// # Errors
+    /// A socket cannot be bound, or the system has no room for the threads.
+    pub fn bind(plan: Plan) -> Result<Server, StartError> {
+        let system = |error: io::Error| StartError(format!("cannot start: {error}"));
+        let descriptors = raise_descriptors();
+        warn_descriptors(&plan, descriptors);
+        let poll = Poll::new().map_err(system)?;
+        let registry = poll.registry().try_clone().map_err(system)?;
+        let waker = mio::Waker::new(poll.registry(), WAKE).map_err(system)?;
+        let (mut sources, mut listeners, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        for listener in plan.listeners {
+            let name = Arc::clone(&listener.name);
+            listeners.push(open(listener, refusals.len(), &mut sources)?);
+            refusals.push((name, Refusals::default()));
+        }
+        let workers = Workers::start(plan.workers, registry, waker).map_err(system)?;
+        let core = Arc::clone(workers.core());
+        for running in &listeners {
+            if let RunningKind::Tcp(listener) = &running.kind {
+                let core = Arc::clone(&core);
+                listener
+                    .limits
+                    .set_release_hook(Box::new(move || core.wake_poll()));
+            }
+        }
+        let shared = Arc::new(Shared {
+            core: Arc::clone(&core),
+            workers: workers.count(),
+            listeners,
+            shutdowns: AtomicU32::new(0),
+        });
+        let bans = Arc::new(Bans::default());
+        let mut poll_loop = PollLoop::new(poll, core, sources, plan.network, bans, refusals);
+        poll_loop.open().map_err(system)?;
+        Ok(Server {
+            poll_loop,
+            workers,
+            shared,
+            drain: plan.drain,
+            signals: None,
+        })
+    }
+
+    /// Lets SIGTERM and SIGINT drain the server; a second one stops it at once.
+    ///
+    /// # Errors
+    /// The system refuses the signal handlers.
+    pub fn with_signals(mut self) -> io::Result<Self> {
+        let mut signals = SignalSource::new([SIGTERM, SIGINT, SIGHUP])?;
+        self.poll_loop
+            .registry()
+            .register(&mut signals, SIGNAL, mio::Interest::READABLE)?;
+        self.signals = Some(signals);
+        Ok(self)
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.shared))
+    }
+
+    /// Each socket with its listener's name and transport; ports that the kernel chose are known here.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Arc<str>, &'static str, SocketAddr)> {
+        let each = self.shared.listeners.iter();
+        each.flat_map(|running| {
+            let (name, transport) = running.names();
+            running
+                .sockets
+                .iter()
+                .map(move |(_, address)| (Arc::clone(&name), transport, *address))
+        })
+        .collect()
+    }
+
+    /// Serves on this thread until a shutdown has drained, at most the plan's `drain`.
+    ///
+    /// # Errors
+    /// The poll itself fails, which leaves nothing to serve with.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut receiver = udp_io::Receiver::new();
+        let mut drained_at: Option<Instant> = None;
+        loop {
+            let signals = &mut self.signals;
+            let shared = &self.shared;
+            self.poll_loop
+                .turn(&mut events, &mut receiver, drained_at, |token| {
+                    if token == SIGNAL
+                        && let Some(signals) = signals
+                    {
+                        signals
+                            .pending()
+                            .for_each(|signal| shared.signalled(signal));
+                    }
+                })?;
+            match self.shared.shutdowns.load(Ordering::Acquire) {
+                0 => continue,
+                1 => {}
+                _ => break,
+            }
+            let now = Instant::now();
+            let until = *drained_at.get_or_insert_with(|| {
+                log::info!(
+                    "draining, for at most {}",
+                    humantime::format_duration(self.drain)
+                );
+                self.poll_loop.close();
+                let core = &self.shared.core;
+                core.draining.store(true, Ordering::Release);
+                for (resident, signals) in core.parked.shutdown() {
+                    core.enqueue(resident, signals);
+                }
+                now + self.drain
+            });
+            let active = self.shared.active();
+            if active == 0 {
+                break;
+            }
+            if now >= until {
+                log::warn!("{active} connections are cut after draining");
+                break;
+            }
+        }
+        drop(self.workers);
+        log::info!("stopped");
+        Ok(())
+    }
+}
+
+impl Handle {
+    /// Drains and stops; a second call stops at once.
+    pub fn shutdown(&self) {
+        self.0.shutdowns.fetch_add(1, Ordering::AcqRel);
+        self.0.core.wake_poll();
+    }
+
+    /// What the server is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let listeners = self.0.listeners.iter().map(Running::status).collect();
+        let workers = WorkerStatus {
+            total: self.0.workers,
+            busy: self.0.core.busy(),
+        };
+        Status { listeners, workers }
+    }
+}
+
+impl Shared {
+    fn signalled(&self, signal: i32) {
+        if signal == SIGHUP {
+            log::warn!("SIGHUP: reload is not part of this build yet");
+        } else {
+            self.shutdowns.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn active(&self) -> u32 {
+        let each = self.listeners.iter();
+        each.map(|running| match &running.kind {
+            RunningKind::Tcp(listener) => listener.limits.active(),
+            RunningKind::Udp(_) => 0,
+        })
+        .sum()
+    }
+}
+
+impl Running {
+    fn names(&self) -> (Arc<str>, &'static str) {
+        match &self.kind {
+            RunningKind::Tcp(listener) => (Arc::clone(&listener.name), "tcp"),
+            RunningKind::Udp(group) => (Arc::clone(&group.listener.name), "udp"),
+        }
+    }
+
+    fn status(&self) -> ListenerStatus {
+        let (name, transport) = self.names();
+        let (channels, active, counters): (u32, u32, &Counters) = match &self.kind {
+            RunningKind::Tcp(listener) => (
+                listener.limits.settings().channels,
+                listener.limits.active(),
+                &listener.counters,
+            ),
+            RunningKind::Udp(group) => (0, 0, &group.listener.counters),
+        };
+        let rejected: BTreeMap<String, u64> = Reason::ALL
+            .into_iter()
+            .filter(|reason| counters.rejected(*reason) > 0)
+            .map(|reason| (reason.name().to_owned(), counters.rejected(reason)))
+            .collect();
+        let socket = |(plan, bound): &(SocketPlan, SocketAddr)| SocketStatus {
+            port: bound.port(),
+            address: plan.address,
+            tls: plan.tls.name().to_owned(),
+        };
+        ListenerStatus {
+            name: name.to_string(),
+            transport: transport.to_owned(),
+            channels,
+            active,
+            accepted: counters.accepted(),
+            rejected,
+            sockets: self.sockets.iter().map(socket).collect(),
+        }
+    }
+}
+
+/// Binds one listener's sockets and adds them to the poll loop's sources.
+fn open(
+    plan: ListenerPlan,
+    refusals: usize,
+    sources: &mut Vec<Source>,
+) -> Result<Running, StartError> {
+    let (name, log_level) = (plan.name, plan.log_level);
+    let bound_at = |address: io::Result<SocketAddr>| {
+        address.map_err(|error| StartError(format!("listener {name}: {error}")))
+    };
+    match plan.protocol {
+        Protocol::Tcp(tcp) => {
+            let listener = Arc::new(TcpListener {
+                name: Arc::clone(&name),
+                idle_timeout: tcp
+                    .idle_timeout
+                    .unwrap_or_else(|| tcp.module.idle_timeout()),
+                client_speaks_first: tcp.module.client_speaks_first(),
+                module: tcp.module,
+                limits: Arc::new(Limits::new(tcp.limits)),
+                counters: Counters::default(),
+                log_level,
+            });
+            let mut sockets = Vec::new();
+            for plan in plan.sockets {
+                let socket = sockets::bind_tcp(&name, &plan)?;
+                sockets.push((plan.clone(), bound_at(socket.local_addr())?));
+                let kind = Kind::Tcp {
+                    socket,
+                    listener: Arc::clone(&listener),
+                    refusals,
+                };
+                sources.push(Source::new(kind, plan));
+            }
+            Ok(Running {
+                kind: RunningKind::Tcp(listener),
+                sockets,
+            })
+        }
+        Protocol::Udp(udp) => {
+            let listener = Arc::new(UdpListener {
+                name: Arc::clone(&name),
+                module: udp.module,
+                counters: Counters::default(),
+                log_level,
+            });
+            let (mut bound, mut sockets) = (Vec::new(), Vec::new());
+            for plan in &plan.sockets {
+                let udp = sockets::bind_udp(&name, plan)?;
+                sockets.push((plan.clone(), bound_at(udp.socket.local_addr())?));
+                bound.push((udp.socket, udp.ipv6));
+            }
+            let group = Arc::new(UdpSockets {
+                listener,
+                sockets: bound,
+                waiting: AtomicUsize::new(0),
+                alarms: parking_lot::Mutex::new(Vec::new()),
+            });
+            for (index, plan) in (0..).zip(plan.sockets) {
+                sources.push(Source::new(
+                    Kind::Udp {
+                        group: Arc::clone(&group),
+                        index,
+                        refusals,
+                    },
+                    plan,
+                ));
+            }
+            Ok(Running {
+                kind: RunningKind::Udp(group),
+                sockets,
+            })
+        }
+    }
+}
+
+/// Raises the limit of open descriptors as far as the system lets us; what it is then.
+fn raise_descriptors() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return u64::MAX;
+    };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        hard
+    } else {
+        soft
+    }
+}
+
+/// Says at start when channels cannot all be served.
+fn warn_descriptors(plan: &Plan, descriptors: u64) {
+    let mut need = 64;
+    for listener in &plan.listeners {
+        need += listener.sockets.len() as u64;
+        if let Protocol::Tcp(tcp) = &listener.protocol {
+            need += u64::from(tcp.limits.channels);
+        }
+    }
+    if need > descriptors {
+        log::warn!(
+            "the channels of all listeners need {need} descriptors, the system gives {descriptors}: \
+             newcomers will wait when they run out (raise the hard limit, see ulimit -Hn)"
+        );
+    }
+}

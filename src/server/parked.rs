@@ -1,0 +1,344 @@
+#![forbid(unsafe_code)]
+//! Where silent residents wait: a table of slots with what each waits for and until when. No mio, no
+//! socket; time is an argument.
+//!
+//! A slot belongs to one connection for its life, and the poll's token names slot and generation, so an
+//! event for a slot that has changed hands is harmless. While its resident is away (queued or in a
+//! worker), signals are kept in the slot, so nothing that happens between a read and the parking is lost.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+/// What happened to a resident. A set of flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Signals(u8);
+
+impl Signals {
+    pub(crate) const NONE: Signals = Signals(0);
+    pub(crate) const READABLE: Signals = Signals(1);
+    pub(crate) const WRITABLE: Signals = Signals(2);
+    /// The peer finished sending, or the socket failed.
+    pub(crate) const HANGUP: Signals = Signals(4);
+    pub(crate) const WOKEN: Signals = Signals(8);
+    /// The deadline given at parking has passed.
+    pub(crate) const DUE: Signals = Signals(16);
+    pub(crate) const SHUTDOWN: Signals = Signals(32);
+    /// Work given away is finished.
+    pub(crate) const DONE: Signals = Signals(64);
+
+    pub(crate) const fn and(self, other: Signals) -> Signals {
+        Signals(self.0 | other.0)
+    }
+
+    pub(crate) const fn has(self, other: Signals) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Names a slot and which of its occupants is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    pub(crate) index: u32,
+    /// Never 0, so that a key is never mistaken for a listening socket's token.
+    pub(crate) generation: u32,
+}
+
+/// A table of parked residents. All operations are O(log n) or better.
+pub(crate) struct Parked<R> {
+    table: Mutex<Table<R>>,
+}
+
+struct Table<R> {
+    slots: Vec<Slot<R>>,
+    free: Vec<u32>,
+    /// At most one entry per slot in the common case; stale ones are dropped when they come up.
+    deadlines: BinaryHeap<Reverse<(Instant, Key)>>,
+    /// Until when the poll thread sleeps; `None` is for ever.
+    sleeps_until: Option<Instant>,
+    shutdown: bool,
+}
+
+struct Slot<R> {
+    generation: u32,
+    signals: Signals,
+    wants: Signals,
+    resident: Option<R>,
+    deadline: Option<Instant>,
+    /// The earliest entry of this slot in the heap.
+    queued: Option<Instant>,
+}
+
+impl<R> Parked<R> {
+    pub(crate) fn new() -> Self {
+        Parked {
+            table: Mutex::new(Table {
+                slots: Vec::new(),
+                free: Vec::new(),
+                deadlines: BinaryHeap::new(),
+                sleeps_until: None,
+                shutdown: false,
+            }),
+        }
+    }
+
+    /// A slot whose resident is away. Given back with [`Parked::release`].
+    pub(crate) fn reserve(&self) -> Key {
+        let mut table = self.table.lock();
+        let signals = if table.shutdown {
+            Signals::SHUTDOWN
+        } else {
+            Signals::NONE
+        };
+        if let Some(index) = table.free.pop() {
+            let slot = &mut table.slots[index as usize];
+            slot.signals = signals;
+            return Key {
+                index,
+                generation: slot.generation,
+            };
+        }
+        let index = u32::try_from(table.slots.len()).expect("fewer slots than descriptors");
+        table.slots.push(Slot {
+            generation: 1,
+            signals,
+            wants: Signals::NONE,
+            resident: None,
+            deadline: None,
+            queued: None,
+        });
+        Key {
+            index,
+            generation: 1,
+        }
+    }
+
+    /// Frees a slot; later signals for `key` do nothing.
+    pub(crate) fn release(&self, key: Key) {
+        let resident = {
+            let mut table = self.table.lock();
+            let Some(slot) = table.slot(key) else { return };
+            slot.generation = slot.generation.checked_add(1).unwrap_or(1);
+            slot.queued = None;
+            slot.deadline = None;
+            let resident = slot.resident.take();
+            table.free.push(key.index);
+            resident
+        };
+        drop(resident);
+    }
+
+    /// Puts a resident to rest until one of `wants` or the deadline. `Ok(true)` when the poll thread must
+    /// be woken because it would sleep past the deadline. A signal that came meanwhile gives the resident
+    /// back at once.
+    pub(crate) fn park(
+        &self,
+        key: Key,
+        resident: R,
+        wants: Signals,
+        deadline: Option<Instant>,
+    ) -> Result<bool, (R, Signals)> {
+        let mut table = self.table.lock();
+        let Some(slot) = table.slot(key) else {
+            return Err((resident, Signals::HANGUP));
+        };
+        if slot.signals.has(wants) {
+            return Err((resident, std::mem::take(&mut slot.signals)));
+        }
+        slot.wants = wants;
+        slot.resident = Some(resident);
+        slot.deadline = deadline;
+        let Some(deadline) = deadline else {
+            return Ok(false);
+        };
+        if slot.queued.is_none_or(|queued| deadline < queued) {
+            slot.queued = Some(deadline);
+            table.deadlines.push(Reverse((deadline, key)));
+        }
+        Ok(table.sleeps_until.is_none_or(|until| deadline < until))
+    }
+
+    /// Tells a slot what happened; its resident comes back if it waits for that.
+    pub(crate) fn signal(&self, key: Key, signals: Signals) -> Option<(R, Signals)> {
+        let mut table = self.table.lock();
+        let slot = table.slot(key)?;
+        slot.signals = slot.signals.and(signals);
+        if !slot.signals.has(slot.wants) {
+            return None;
+        }
+        slot.take()
+    }
+
+    /// The next resident whose deadline has passed.
+    pub(crate) fn due(&self, now: Instant) -> Option<(R, Signals)> {
+        let mut table = self.table.lock();
+        while let Some(&Reverse((at, key))) = table.deadlines.peek() {
+            if at > now {
+                return None;
+            }
+            table.deadlines.pop();
+            let Some(slot) = table.slot(key) else {
+                continue;
+            };
+            if slot.queued != Some(at) {
+                continue;
+            }
+            slot.queued = None;
+            if slot.resident.is_none() {
+                continue;
+            }
+            match slot.deadline {
+                Some(deadline) if deadline > now => {
+                    slot.queued = Some(deadline);
+                    table.deadlines.push(Reverse((deadline, key)));
+                }
+                Some(_) => {
+                    slot.signals = slot.signals.and(Signals::DUE);
+                    if let Some(taken) = slot.take() {
+                        return Some(taken);
+                    }
+                }
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// When the poll thread has to look at [`Parked::due`] again, given until when it would sleep.
+    pub(crate) fn sleep_until(&self, other: Option<Instant>) -> Option<Instant> {
+        let mut table = self.table.lock();
+        let first = table.deadlines.peek().map(|Reverse((at, _))| *at);
+        let until = match (first, other) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        table.sleeps_until = until;
+        until
+    }
+
+    /// Signals every slot, also those whose residents are away, and returns those that wait for it.
+    pub(crate) fn shutdown(&self) -> Vec<(R, Signals)> {
+        let mut table = self.table.lock();
+        table.shutdown = true;
+        table
+            .slots
+            .iter_mut()
+            .filter_map(|slot| {
+                slot.signals = slot.signals.and(Signals::SHUTDOWN);
+                if slot.signals.has(slot.wants) {
+                    slot.take()
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// Takes out all residents, whatever they wait for.
+    pub(crate) fn empty(&self) -> Vec<R> {
+        self.table
+            .lock()
+            .slots
+            .iter_mut()
+            .filter_map(|slot| slot.resident.take())
+            .collect()
+    }
+
+    #[cfg(test)]
+    fn heap_len(&self) -> usize {
+        self.table.lock().deadlines.len()
+    }
+}
+
+impl<R> Table<R> {
+    fn slot(&mut self, key: Key) -> Option<&mut Slot<R>> {
+        self.slots
+            .get_mut(key.index as usize)
+            .filter(|slot| slot.generation == key.generation)
+    }
+}
+
+impl<R> Slot<R> {
+    fn take(&mut self) -> Option<(R, Signals)> {
+        let resident = self.resident.take()?;
+        Some((resident, std::mem::take(&mut self.signals)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Parked, Signals};
+    use std::time::{Duration, Instant};
+
+    const READ: Signals = Signals::READABLE.and(Signals::HANGUP);
+
+    #[test]
+    fn a_signal_that_came_while_away_gives_the_resident_back_at_once() {
+        let parked = Parked::new();
+        let key = parked.reserve();
+        assert!(parked.signal(key, Signals::READABLE).is_none());
+        let (resident, signals) = parked.park(key, "a", READ, None).unwrap_err();
+        assert_eq!((resident, signals), ("a", Signals::READABLE));
+        assert!(parked.park(key, "a", READ, None).is_ok());
+        assert!(
+            parked.signal(key, Signals::WRITABLE).is_none(),
+            "not waited for"
+        );
+        assert!(parked.signal(key, Signals::READABLE).is_some());
+    }
+
+    #[test]
+    fn a_late_signal_for_a_reused_slot_does_nothing() {
+        let parked = Parked::new();
+        let old = parked.reserve();
+        parked.release(old);
+        let new = parked.reserve();
+        assert_eq!(old.index, new.index);
+        assert!(parked.park(new, "new", READ, None).is_ok());
+        assert!(parked.signal(old, Signals::READABLE).is_none());
+        assert!(parked.signal(new, Signals::READABLE).is_some());
+    }
+
+    #[test]
+    fn a_deadline_that_moves_on_keeps_one_entry_in_the_heap() {
+        let parked = Parked::new();
+        let start = Instant::now();
+        let key = parked.reserve();
+        let second = Duration::from_secs(1);
+        for turn in 1..100 {
+            assert!(
+                parked
+                    .park(key, (), READ.and(Signals::DUE), Some(start + second * turn))
+                    .is_ok()
+            );
+            assert!(parked.signal(key, Signals::READABLE).is_some());
+        }
+        assert_eq!(parked.heap_len(), 1);
+        assert!(
+            parked
+                .park(key, (), READ, Some(start + second * 100))
+                .is_ok()
+        );
+        assert!(parked.due(start + second * 99).is_none());
+        assert_eq!(parked.due(start + second * 100), Some(((), Signals::DUE)));
+    }
+
+    #[test]
+    fn the_poll_thread_is_woken_only_for_an_earlier_deadline() {
+        let parked = Parked::new();
+        let start = Instant::now();
+        let (a, b) = (parked.reserve(), parked.reserve());
+        parked.sleep_until(None);
+        assert_eq!(
+            parked.park(a, (), READ, Some(start + Duration::from_secs(5))),
+            Ok(true)
+        );
+        parked.sleep_until(None);
+        assert_eq!(
+            parked.park(b, (), READ, Some(start + Duration::from_secs(6))),
+            Ok(false)
+        );
+    }
+}

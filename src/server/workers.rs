@@ -1,0 +1,442 @@
+#![forbid(unsafe_code)]
+//! The fixed pool of threads that run turns, and the lanes that run work which blocks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use super::datagrams::Batch;
+use super::listener::TcpListener;
+use super::parked::{Key, Parked, Signals};
+use crate::connection::{Connection, Fate, Lingering};
+use crate::session::{Lane, Waker, Work};
+
+/// What a slot of the parked table holds.
+pub(crate) enum Resident {
+    Connection(Box<Connection>, Arc<TcpListener>),
+    Lingering(Box<Lingering>),
+}
+
+/// What a worker is given.
+pub(crate) enum Task {
+    Turn(Resident, Signals),
+    Datagrams(Box<Batch>),
+    Stop,
+}
+
+/// What a lane is given.
+enum Errand {
+    Session(Key, Work),
+    Datagrams(Box<dyn FnOnce() + Send>),
+    Stop,
+}
+
+/// What the poll thread and the workers share.
+pub(crate) struct Core {
+    pub(crate) parked: Parked<Resident>,
+    queue: Sender<Task>,
+    compute: Sender<Errand>,
+    wait: Sender<Errand>,
+    registry: Registry,
+    poll_waker: mio::Waker,
+    /// Turns queued or running.
+    pending: AtomicUsize,
+    /// Turns running.
+    busy: AtomicUsize,
+    lingering: AtomicUsize,
+    pub(crate) draining: AtomicBool,
+}
+
+/// Buffers that a turn borrows from its worker, so that a parked connection owns none.
+pub(crate) struct Scratch {
+    pub(crate) input: Vec<u8>,
+    pub(crate) output: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Scratch {
+            input: Vec::with_capacity(64 * 1024),
+            output: Vec::with_capacity(64 * 1024),
+        }
+    }
+}
+
+/// Owns a slot of the parked table; gives it back when its connection ends.
+pub(crate) struct SlotGuard {
+    key: Key,
+    core: Arc<Core>,
+    registered: bool,
+}
+
+impl SlotGuard {
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        self.core.parked.release(self.key);
+    }
+}
+
+/// Counts one lingering socket while it lives.
+pub(crate) struct LingerGuard(Arc<Core>);
+
+impl Drop for LingerGuard {
+    fn drop(&mut self) {
+        self.0.lingering.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A token for a slot: its generation above, its index below. Listening sockets have generation 0.
+pub(crate) fn token(key: Key) -> Token {
+    Token((key.generation as usize) << 32 | key.index as usize)
+}
+
+/// The slot that a token names; `None` for a listening socket's.
+pub(crate) fn key(token: Token) -> Option<Key> {
+    let generation = u32::try_from(token.0 >> 32).unwrap_or(0);
+    let index = u32::try_from(token.0 & 0xffff_ffff).unwrap_or(0);
+    (generation > 0).then_some(Key { index, generation })
+}
+
+/// The most sockets that wait for their peers' last bytes; above it they are simply closed.
+const MOST_LINGERING: usize = 1024;
+
+impl Core {
+    /// Queues a turn.
+    pub(crate) fn enqueue(&self, resident: Resident, signals: Signals) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        let _ = self.queue.send(Task::Turn(resident, signals));
+    }
+
+    /// Queues a batch of datagrams.
+    pub(crate) fn enqueue_datagrams(&self, batch: Box<Batch>) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        let _ = self.queue.send(Task::Datagrams(batch));
+    }
+
+    /// Turns that are queued or running: their ends may free slots.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// Turns that are running.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Leave for one more socket to wait for its peer's last bytes.
+    pub(crate) fn may_linger(self: &Arc<Self>) -> Option<LingerGuard> {
+        let most = if self.draining.load(Ordering::Relaxed) {
+            0
+        } else {
+            MOST_LINGERING
+        };
+        let guard = LingerGuard(Arc::clone(self));
+        (self.lingering.fetch_add(1, Ordering::Relaxed) < most).then_some(guard)
+    }
+
+    /// Interrupts the poll thread's sleep.
+    pub(crate) fn wake_poll(&self) {
+        let _ = self.poll_waker.wake();
+    }
+
+    /// A waker for the session in a slot.
+    pub(crate) fn waker(self: &Arc<Self>, key: Key) -> Waker {
+        let core = Arc::clone(self);
+        Waker::new(move || core.signal(key, Signals::WOKEN))
+    }
+
+    /// Tells a slot what happened, and queues its resident if it waits for that.
+    pub(crate) fn signal(&self, key: Key, signals: Signals) {
+        if let Some((resident, signals)) = self.parked.signal(key, signals) {
+            self.enqueue(resident, signals);
+        }
+    }
+
+    /// Puts a connection to rest. Registers it with the poll at its first rest; readiness that exists by
+    /// then is reported, so nothing is lost.
+    pub(crate) fn park(
+        self: &Arc<Self>,
+        mut connection: Box<Connection>,
+        listener: Arc<TcpListener>,
+        wants: Signals,
+        deadline: Option<Instant>,
+    ) {
+        let (stream, slot) = connection.parts();
+        let Some(key) = self.ensure_slot(stream, slot) else {
+            return;
+        };
+        self.rest(
+            key,
+            Resident::Connection(connection, listener),
+            wants,
+            deadline,
+        );
+    }
+
+    fn park_lingering(
+        self: &Arc<Self>,
+        mut lingering: Box<Lingering>,
+        wants: Signals,
+        until: Instant,
+    ) {
+        let (stream, slot) = lingering.parts();
+        let Some(key) = self.ensure_slot(stream, slot) else {
+            return;
+        };
+        self.rest(key, Resident::Lingering(lingering), wants, Some(until));
+    }
+
+    fn rest(&self, key: Key, resident: Resident, wants: Signals, deadline: Option<Instant>) {
+        match self.parked.park(key, resident, wants, deadline) {
+            Ok(true) => self.wake_poll(),
+            Ok(false) => {}
+            Err((resident, signals)) => self.enqueue(resident, signals),
+        }
+    }
+
+    /// A slot for `stream`, registered with the poll. `None` when the kernel has no room for one more.
+    fn ensure_slot(
+        self: &Arc<Self>,
+        stream: &mut TcpStream,
+        slot: &mut Option<SlotGuard>,
+    ) -> Option<Key> {
+        let guard = slot.get_or_insert_with(|| self.reserve());
+        if !guard.registered {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if let Err(error) = self.registry.register(stream, token(guard.key), interest) {
+                log::error!("cannot watch one more connection: {error}");
+                return None;
+            }
+            guard.registered = true;
+        }
+        Some(guard.key)
+    }
+
+    /// A slot without a registered socket yet.
+    pub(crate) fn reserve(self: &Arc<Self>) -> SlotGuard {
+        SlotGuard {
+            key: self.parked.reserve(),
+            core: Arc::clone(self),
+            registered: false,
+        }
+    }
+
+    /// Gives a connection's work to a lane; the connection rests until it is done.
+    fn work(
+        self: &Arc<Self>,
+        mut connection: Box<Connection>,
+        listener: Arc<TcpListener>,
+        work: Work,
+    ) {
+        let (stream, slot) = connection.parts();
+        let Some(key) = self.ensure_slot(stream, slot) else {
+            return;
+        };
+        self.rest(
+            key,
+            Resident::Connection(connection, listener),
+            Signals::DONE,
+            None,
+        );
+        let lane = self.lane(work.lane());
+        let _ = lane.send(Errand::Session(key, work));
+    }
+
+    /// Runs a datagram module's work on a lane.
+    pub(crate) fn datagram_work(&self, lane: Lane, run: Box<dyn FnOnce() + Send>) {
+        let _ = self.lane(lane).send(Errand::Datagrams(run));
+    }
+
+    fn lane(&self, lane: Lane) -> &Sender<Errand> {
+        match lane {
+            Lane::Compute => &self.compute,
+            Lane::Wait => &self.wait,
+        }
+    }
+}
+
+/// The threads. Dropping them tells them to stop and waits for it.
+pub(crate) struct Workers {
+    core: Arc<Core>,
+    threads: Vec<JoinHandle<()>>,
+    count: usize,
+    lanes: [usize; 2],
+}
+
+impl Workers {
+    /// Starts `count` workers and the lanes.
+    ///
+    /// # Errors
+    /// The system has no room for the threads.
+    pub(crate) fn start(
+        count: usize,
+        registry: Registry,
+        poll_waker: mio::Waker,
+    ) -> std::io::Result<Self> {
+        let (queue, tasks) = unbounded();
+        let (compute, compute_errands) = unbounded();
+        let (wait, wait_errands) = unbounded();
+        let core = Arc::new(Core {
+            parked: Parked::new(),
+            queue,
+            compute,
+            wait,
+            registry,
+            poll_waker,
+            pending: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            lingering: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+        });
+        // Hashing gains nothing from more threads than cores; waiting is cheap but each wait has a thread.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = [cores, count.min(16)];
+        let mut workers = Workers {
+            core: Arc::clone(&core),
+            threads: Vec::new(),
+            count,
+            lanes,
+        };
+        for index in 0..count {
+            let (core, tasks) = (Arc::clone(&core), tasks.clone());
+            workers.spawn(format!("worker-{index}"), move || work(&core, &tasks))?;
+        }
+        for (name, errands, threads) in [
+            ("compute", compute_errands, lanes[0]),
+            ("wait", wait_errands, lanes[1]),
+        ] {
+            for index in 0..threads {
+                let (core, errands) = (Arc::clone(&core), errands.clone());
+                workers.spawn(format!("{name}-{index}"), move || {
+                    run_errands(&core, &errands)
+                })?;
+            }
+        }
+        Ok(workers)
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        self.threads
+            .push(std::thread::Builder::new().name(name).spawn(run)?);
+        Ok(())
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for _ in 0..self.count {
+            let _ = self.core.queue.send(Task::Stop);
+        }
+        for (lane, threads) in [
+            (&self.core.compute, self.lanes[0]),
+            (&self.core.wait, self.lanes[1]),
+        ] {
+            for _ in 0..threads {
+                let _ = lane.send(Errand::Stop);
+            }
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        drop(self.core.parked.empty());
+    }
+}
+
+fn work(core: &Arc<Core>, tasks: &Receiver<Task>) {
+    let mut scratch = Scratch::default();
+    while let Ok(task) = tasks.recv() {
+        core.busy.fetch_add(1, Ordering::Relaxed);
+        match task {
+            Task::Stop => break,
+            Task::Turn(Resident::Connection(connection, listener), signals) => {
+                turn(core, connection, listener, signals, &mut scratch);
+            }
+            Task::Turn(Resident::Lingering(lingering), signals) => {
+                linger(core, *lingering, signals, &mut scratch);
+            }
+            Task::Datagrams(batch) => {
+                let name = batch.listener_name();
+                if catch_unwind(AssertUnwindSafe(|| batch.answer(core))).is_err() {
+                    log::error!(target: &name, "the module panicked on a datagram");
+                }
+            }
+        }
+        core.busy.fetch_sub(1, Ordering::Relaxed);
+        core.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn turn(
+    core: &Arc<Core>,
+    connection: Box<Connection>,
+    listener: Arc<TcpListener>,
+    signals: Signals,
+    scratch: &mut Scratch,
+) {
+    // A panic unwinds through the connection: its slot is free and its socket closed by the time we see it.
+    let Ok(fate) = catch_unwind(AssertUnwindSafe(|| connection.turn(signals, scratch, core)))
+    else {
+        *scratch = Scratch::default();
+        listener.counters.panicked();
+        log::error!(target: &listener.name, "the module panicked; its connection is closed");
+        return;
+    };
+    match fate {
+        Fate::Park(connection, wants, deadline) => {
+            core.park(connection, listener, wants, Some(deadline))
+        }
+        Fate::Yield(connection) => {
+            core.enqueue(Resident::Connection(connection, listener), Signals::NONE);
+        }
+        Fate::Work(connection, work) => core.work(connection, listener, work),
+        Fate::Linger(lingering) => linger(core, lingering, Signals::NONE, scratch),
+        Fate::Closed => {}
+    }
+}
+
+fn linger(core: &Arc<Core>, lingering: Lingering, signals: Signals, scratch: &mut Scratch) {
+    if let Some((lingering, wants, until)) = lingering.turn(signals, scratch) {
+        core.park_lingering(Box::new(lingering), wants, until);
+    }
+}
+
+fn run_errands(core: &Core, errands: &Receiver<Errand>) {
+    while let Ok(errand) = errands.recv() {
+        match errand {
+            Errand::Stop => break,
+            Errand::Datagrams(run) => {
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    log::error!("work of a datagram module panicked");
+                }
+            }
+            Errand::Session(key, work) => {
+                let outcome = work.run();
+                if let Some((mut resident, signals)) = core.parked.signal(key, Signals::DONE) {
+                    if let Resident::Connection(connection, _) = &mut resident {
+                        connection.deliver(outcome);
+                    }
+                    core.enqueue(resident, signals);
+                }
+            }
+        }
+    }
+}
