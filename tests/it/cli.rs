@@ -36,7 +36,7 @@ fn an_unknown_key_is_an_error_with_its_place() {
 
 #[test]
 fn errors_of_all_files_are_reported_together() {
-    let conf = Conf::new("workers: 0,")
+    let conf = Conf::new("wrokers: 4,")
         .listener(
             "one",
             "Tcp(module: Echo, chanels: 3, sockets: [(port: 7007)])",
@@ -83,10 +83,11 @@ fn explain_names_the_line_of_the_list_that_refuses() {
 
 #[test]
 fn explain_names_the_line_of_a_list_within_the_configuration() {
-    let conf = Conf::new("network: (\n    denied: \"127.0.0.65\\n127.0.0.66\",\n)")
+    // The file's first line is a parenthesis; the list's second line is the file's fourth.
+    let conf = Conf::new("network: (\n    denied: \"127.0.0.65\n127.0.0.66\",\n)")
         .listener("echo", &echo_text(7007));
     let said = exits(&conf.portreeve(&["explain", "echo", "127.0.0.66"]), 1);
-    assert_says(&said, &["denied", "portreeve.ron:3"]);
+    assert_says(&said, &["denied", "portreeve.ron:4"]);
 }
 
 #[test]
@@ -147,7 +148,7 @@ fn status_shows_a_person_who_is_inside_and_how_many_were_refused() {
     let _held = admitted("127.0.0.1", port);
     refused("127.0.0.66", port);
     let said = exits(&daemon.portreeve(&["status"]), 0);
-    assert_says(&said, &["greeter", "denied", &port.to_string()]);
+    assert_says(&said, &["greeter", "denied"]);
 }
 
 #[test]
@@ -163,7 +164,8 @@ fn a_second_daemon_of_one_configuration_does_not_start_and_harms_nothing() {
     let daemon = Daemon::start(Conf::new("").listener("greeter", &echo_text(port)));
     exits(&daemon.portreeve(&["run"]), 1);
     admitted("127.0.0.1", port);
-    assert_eq!(daemon.active("greeter"), daemon.active("greeter"));
+    // The control socket is still the first one's.
+    assert_eq!(daemon.listener("greeter")["accepted"], 1);
 }
 
 #[test]

@@ -196,6 +196,7 @@ impl Daemon {
     #[track_caller]
     fn start_with(conf: Conf, mut command: Command) -> Self {
         let mut child = command
+            .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -381,7 +382,7 @@ fn target(source: IpAddr, port: u16) -> SocketAddr {
     }
 }
 
-fn try_connect(source: &str, port: u16) -> io::Result<TcpStream> {
+pub(crate) fn try_connect(source: &str, port: u16) -> io::Result<TcpStream> {
     let source: IpAddr = source.parse().unwrap();
     let target = target(source, port);
     let socket = Socket::new(

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Conf, DEADLINE, Daemon, admitted, connect_from, free_port, turned_away, wait_until,
+    Conf, DEADLINE, Daemon, admitted, connect_from, free_port, try_connect, try_echo, turned_away,
+    wait_until,
 };
 
 fn echo(port: u16, drain: &str) -> Daemon {
@@ -51,17 +52,7 @@ fn newcomers_are_refused_while_those_inside_are_waited_for() {
     let mut daemon = echo(port, "4s");
     let _stuck = stuck(port);
     daemon.signal(Signal::SIGTERM);
-    wait_until("a newcomer is not served", DEADLINE, || {
-        let mut stream = match TcpStream::connect(("127.0.0.1", port)) {
-            Ok(stream) => stream,
-            Err(_) => return true,
-        };
-        stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
-        let _ = stream.write_all(b"x");
-        !matches!(stream.read(&mut [0]), Ok(1))
-    });
+    wait_until("newcomers are not served", DEADLINE, || !is_served(port));
     turned_away("127.0.0.1", port);
     assert_eq!(daemon.wait_for_exit(DEADLINE).code(), Some(0));
 }
@@ -82,10 +73,13 @@ fn what_is_on_its_way_to_a_reader_still_arrives_while_draining() {
     let text = vec![b'x'; 200_000];
     slow.write_all(&text).unwrap();
     slow.read_exact(&mut [0; 1]).unwrap();
-    daemon.wait_for_active("echo", 1);
+    wait_until("all is written", DEADLINE, || {
+        daemon.status()["workers"]["busy"] == 0
+    });
     daemon.signal(Signal::SIGTERM);
     let mut rest = Vec::new();
     slow.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.len(), text.len() - 1);
     assert_eq!(daemon.wait_for_exit(DEADLINE).code(), Some(0));
 }
 
@@ -95,9 +89,7 @@ fn sigterm_twice_stops_at_once() {
     let mut daemon = echo(port, "60s");
     let _stuck = stuck(port);
     daemon.signal(Signal::SIGTERM);
-    wait_until("it has begun to drain", DEADLINE, || {
-        turned_away_quickly(port)
-    });
+    wait_until("it has begun to drain", DEADLINE, || !is_served(port));
     if daemon.is_running() {
         daemon.signal(Signal::SIGTERM);
     }
@@ -106,14 +98,9 @@ fn sigterm_twice_stops_at_once() {
     println!("ended after {:?}", start.elapsed());
 }
 
-/// Whether a newcomer is not served: not let in, or closed unanswered.
-fn turned_away_quickly(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
-        return true;
-    };
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    let _ = stream.write_all(b"x");
-    !matches!(stream.read(&mut [0]), Ok(1))
+/// Whether a newcomer's byte comes back.
+fn is_served(port: u16) -> bool {
+    try_connect("127.0.0.1", port).is_ok_and(|mut stream| try_echo(&mut stream, b"x").is_ok())
 }
 
 #[test]
