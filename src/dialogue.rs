@@ -139,7 +139,8 @@ struct Run {
 impl Run {
     fn new(module: &dyn Module, peer: &Peer, chunk: usize) -> Run {
         let now = Instant::now();
-        let driver = Driver::new(module.open(peer), module.idle_timeout(), now);
+        let mut driver = Driver::new(module.idle_timeout(), now);
+        driver.open(module.open(peer), now);
         let woken = Arc::new(AtomicBool::new(false));
         let mut run = Run {
             driver,
@@ -196,7 +197,6 @@ impl Run {
             "timeout" | "alarm" => self.now = self.driver.deadline(),
             "secured" => {
                 self.driver.input.clear();
-                self.driver.wait = Wait::Read;
                 self.peer.security = Security::Tls(Arc::default());
                 self.peer.may_start_tls = false;
                 self.happen(Driver::secured);

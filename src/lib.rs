@@ -19,3 +19,4 @@ mod connection;
 pub mod dialogue;
 pub mod server;
 pub mod session;
+pub mod tls;

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::net::TcpStream;
 
 use super::driver::{Driver, Surroundings, Wait};
-use super::transport::{Flushed, Got, Transport};
+use super::transport::{Flushed, Got, Shaken, Transport};
 use crate::admission::ladder::Admitted;
-use crate::server::listener::TcpListener;
+use crate::config::plan::TlsMode;
+use crate::server::listener::{Handshake, TcpListener};
 use crate::server::parked::Signals;
 use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
-use crate::session::{Outcome, Peer, Work};
+use crate::session::{Outcome, Peer, Security, Work};
 
 /// Reads in one turn before a busy connection goes to the back of the queue.
 const READS_A_TURN: u32 = 16;
@@ -33,6 +34,8 @@ pub(crate) struct Connection {
     stream: TcpStream,
     slot: Option<SlotGuard>,
     outcome: Option<Outcome>,
+    /// Until when a handshake that is under way must be complete.
+    shaking: Option<Instant>,
     /// The socket may hold bytes that were not read.
     readable: bool,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
@@ -60,14 +63,23 @@ impl Connection {
         stream: TcpStream,
         peer: Box<Peer>,
         listener: Arc<TcpListener>,
+        tls: TlsMode,
         now: Instant,
     ) -> Box<Self> {
-        let session = listener.module.open(&peer);
-        let driver = Driver::new(session, listener.idle_timeout, now);
+        let mut driver = Driver::new(listener.idle_timeout, now);
+        let mut transport = Transport::Clear;
+        let mut shaking = None;
+        if tls == TlsMode::On {
+            transport.secure();
+            shaking = Some(now + listener.handshake_timeout);
+        } else {
+            driver.open(listener.module.open(&peer), now);
+        }
         Box::new(Connection {
             admitted: Some(admitted),
             driver,
-            transport: Transport::Clear,
+            transport,
+            shaking,
             peer,
             listener,
             stream,
@@ -90,7 +102,7 @@ impl Connection {
 
     /// What a connection waits for that has had no turn yet.
     pub(crate) fn first_rest(&self) -> (Signals, Instant) {
-        (READ, self.driver.deadline())
+        (READ, self.shaking.unwrap_or_else(|| self.driver.deadline()))
     }
 
     /// Runs until the connection would wait for its peer, has used its share, or ends.
@@ -125,14 +137,6 @@ impl Connection {
 
     fn run(&mut self, signals: Signals, core: &Arc<Core>) -> After {
         let now = Instant::now();
-        let slot = &mut self.slot;
-        let mut waker = || core.waker(slot.get_or_insert_with(|| core.reserve()).key());
-        let mut around = Surroundings {
-            peer: &self.peer,
-            now,
-            wall: SystemTime::now(),
-            waker: &mut waker,
-        };
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
         if signals.has(Signals::WOKEN) {
@@ -142,11 +146,16 @@ impl Connection {
             self.driver.request_shutdown();
         }
         if let Some(outcome) = self.outcome.take() {
-            self.driver.done(outcome, &mut around);
+            self.tell(now, core, |driver, around| driver.done(outcome, around));
         }
         let mut reads = 0;
         loop {
-            while self.driver.step(&mut around) {}
+            if let Some(until) = self.shaking
+                && let Some(after) = self.shake(now, until, core)
+            {
+                return after;
+            }
+            while self.tell(now, core, Driver::step) {}
             let flushed = match self
                 .transport
                 .flush(&mut self.stream, &mut self.driver.output)
@@ -154,43 +163,22 @@ impl Connection {
                 Ok(flushed) => flushed,
                 Err(error) => return self.broken(&error),
             };
-            match &mut self.driver.wait {
-                Wait::Abort => return After::Abort,
-                Wait::Work(work) => {
-                    if let Some(work) = work.take() {
-                        return After::Work(work);
-                    }
-                }
-                _ => {}
+            if let Some(after) = self.leave(flushed, now) {
+                return after;
             }
-            if flushed == Flushed::Blocked {
-                if self.driver.is_idle(now) {
-                    return After::Abort;
-                }
-                if !self.driver.may_read() || !self.readable {
-                    let wants = if self.driver.may_read() {
-                        READ.and(WRITE)
-                    } else {
-                        WRITE
-                    };
-                    return After::Park(wants, self.driver.deadline());
-                }
-            }
-            match self.driver.wait {
-                Wait::Read => {}
-                Wait::Drain => continue,
-                Wait::Close => return After::Close,
-                Wait::StartTls | Wait::Relay(_) | Wait::Exec(_) => {
-                    log::error!(target: &self.listener.name, "this build has no TLS, relays or programs yet");
-                    return After::Abort;
-                }
-                Wait::Work(_) | Wait::Abort => return After::Abort,
+            if matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
+                continue;
             }
             if !self.driver.may_read() || !self.readable {
-                if self.driver.step(&mut around) {
+                if self.tell(now, core, Driver::step) {
                     continue;
                 }
-                return After::Park(READ, self.driver.deadline());
+                let wants = if flushed == Flushed::Blocked {
+                    READ.and(WRITE)
+                } else {
+                    READ
+                };
+                return After::Park(wants, self.driver.deadline());
             }
             if reads == READS_A_TURN {
                 return After::Yield;
@@ -202,16 +190,132 @@ impl Connection {
             {
                 Ok(Got::Bytes { more }) => {
                     self.readable = more || self.hangup;
-                    self.driver.take_input(&mut around);
+                    self.tell(now, core, Driver::take_input);
                 }
                 Ok(Got::Nothing) => self.readable = false,
-                Ok(Got::End) => {
+                Ok(got @ (Got::End | Got::Truncated)) => {
                     self.readable = false;
-                    self.driver.finish(false);
+                    self.driver.finish(got == Got::Truncated);
                 }
                 Err(error) => return self.broken(&error),
             }
         }
+    }
+
+    /// Where the session's last word leads, if it leads away from reading.
+    fn leave(&mut self, flushed: Flushed, now: Instant) -> Option<After> {
+        match &mut self.driver.wait {
+            Wait::Abort => return Some(After::Abort),
+            Wait::Work(work) => return Some(work.take().map_or(After::Abort, After::Work)),
+            Wait::Read
+            | Wait::Drain
+            | Wait::StartTls
+            | Wait::Relay(_)
+            | Wait::Exec(_)
+            | Wait::Close => {}
+        }
+        if flushed == Flushed::Blocked {
+            if self.driver.is_idle(now) {
+                return Some(After::Abort);
+            }
+            let reads = self.driver.may_read();
+            return (!reads).then(|| After::Park(WRITE, self.driver.deadline()));
+        }
+        match self.driver.wait {
+            Wait::Close => Some(After::Close),
+            Wait::StartTls if self.peer.may_start_tls => {
+                // What the client sent ahead of the handshake was sent by anybody (RFC 3207, 4.2).
+                self.driver.input.clear();
+                self.transport.secure();
+                self.shaking = Some(now + self.listener.handshake_timeout);
+                None
+            }
+            Wait::StartTls | Wait::Relay(_) | Wait::Exec(_) => {
+                self.listener.complain(format_args!(
+                    "the module asked for what this socket cannot do"
+                ));
+                Some(After::Abort)
+            }
+            Wait::Read | Wait::Drain | Wait::Work(_) | Wait::Abort => None,
+        }
+    }
+
+    /// Goes on with the handshake; `None` when it is complete.
+    fn shake(&mut self, now: Instant, until: Instant, core: &Arc<Core>) -> Option<After> {
+        let Connection {
+            transport,
+            stream,
+            listener,
+            peer,
+            ..
+        } = self;
+        let local = peer.local.ip();
+        let mut refused = None;
+        let shaken = transport.shake(stream, &mut |server_name| match listener
+            .acceptors
+            .as_ref()?
+            .choose(server_name, local)
+        {
+            Ok((domain, config)) => Some((domain.to_owned(), Arc::clone(config))),
+            Err(error) => {
+                refused = Some(error);
+                None
+            }
+        });
+        match shaken {
+            Shaken::Waits { write } if now < until => {
+                return Some(After::Park(if write { WRITE } else { READ }, until));
+            }
+            Shaken::Waits { .. } => self.listener.counters.shaken(Handshake::Timeout),
+            Shaken::Done(facts) => {
+                self.listener.counters.shaken(Handshake::Ok);
+                self.shaking = None;
+                self.readable = true;
+                self.peer.security = Security::Tls(Arc::new(facts));
+                self.peer.may_start_tls = false;
+                if self.driver.is_open() {
+                    self.tell(now, core, Driver::secured);
+                } else {
+                    self.driver.open(self.listener.module.open(&self.peer), now);
+                }
+                return None;
+            }
+            Shaken::Failed(error) => match refused {
+                Some(refused) => {
+                    self.listener.counters.shaken(Handshake::NoCertificate);
+                    self.listener
+                        .complain(format_args!("listener {}: {refused}", self.listener.name));
+                }
+                None => {
+                    self.listener.counters.shaken(Handshake::Failed);
+                    self.listener.log(
+                        log::Level::Debug,
+                        format_args!("{}: {error}", self.peer.remote),
+                    );
+                }
+            },
+        }
+        Some(After::Gone)
+    }
+
+    /// Gives the driver what surrounds its session.
+    fn tell<R>(
+        &mut self,
+        now: Instant,
+        core: &Arc<Core>,
+        what: impl FnOnce(&mut Driver, &mut Surroundings<'_>) -> R,
+    ) -> R {
+        let Connection {
+            driver, peer, slot, ..
+        } = self;
+        let mut waker = || core.waker(slot.get_or_insert_with(|| core.reserve()).key());
+        let mut around = Surroundings {
+            peer,
+            now,
+            wall: SystemTime::now(),
+            waker: &mut waker,
+        };
+        what(driver, &mut around)
     }
 
     fn broken(&self, error: &io::Error) -> After {
@@ -226,6 +330,7 @@ impl Connection {
     /// since closing a socket with unread bytes would reset what was just written (RFC 9293, 3.10.7).
     fn close(mut self: Box<Self>, core: &Arc<Core>) -> Fate {
         drop(self.admitted.take());
+        self.transport.finish(&mut self.stream);
         if self.driver.is_finished() {
             return Fate::Closed;
         }

@@ -40,7 +40,8 @@ enum End {
 
 /// A session with its buffers, its alarm and its idle deadline.
 pub(crate) struct Driver {
-    session: Box<dyn Session>,
+    /// Absent until the connection is secured, where its socket says so.
+    session: Option<Box<dyn Session>>,
     pub(crate) input: Input,
     pub(crate) output: Output,
     pub(crate) wait: Wait,
@@ -57,9 +58,9 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(session: Box<dyn Session>, idle_timeout: Duration, now: Instant) -> Self {
+    pub(crate) fn new(idle_timeout: Duration, now: Instant) -> Self {
         Driver {
-            session,
+            session: None,
             input: Input::default(),
             output: Output::default(),
             wait: Wait::Read,
@@ -73,6 +74,17 @@ impl Driver {
             shutdown: false,
             woken: false,
         }
+    }
+
+    /// Gives the connection its session.
+    pub(crate) fn open(&mut self, session: Box<dyn Session>, now: Instant) {
+        self.session = Some(session);
+        self.idle_at = now + self.idle_timeout;
+    }
+
+    /// True once there is a session.
+    pub(crate) fn is_open(&self) -> bool {
+        self.session.is_some()
     }
 
     /// The daemon drains; the session is told when it waits for input.
@@ -122,6 +134,9 @@ impl Driver {
 
     /// Delivers one event that needs no new bytes. False when there is none.
     pub(crate) fn step(&mut self, around: &mut Surroundings<'_>) -> bool {
+        if self.session.is_none() {
+            return false;
+        }
         if !self.opened {
             self.opened = true;
             self.tell(Event::Open, around);
@@ -181,7 +196,10 @@ impl Driver {
             effects: &mut effects,
             waker: around.waker,
         };
-        let next = self.session.handle(Event::Input(&mut self.input), &mut cx);
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let next = session.handle(Event::Input(&mut self.input), &mut cx);
         if self.input.consumed() != before {
             self.idle_at = around.now + self.idle_timeout;
         }
@@ -203,6 +221,7 @@ impl Driver {
 
     /// The handshake of an upgrade is complete.
     pub(crate) fn secured(&mut self, around: &mut Surroundings<'_>) {
+        self.wait = Wait::Read;
         self.idle_at = around.now + self.idle_timeout;
         self.tell(Event::Secured, around);
     }
@@ -223,7 +242,10 @@ impl Driver {
             effects: &mut effects,
             waker: around.waker,
         };
-        let next = self.session.handle(event, &mut cx);
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let next = session.handle(event, &mut cx);
         self.apply(next, effects, around.now);
     }
 

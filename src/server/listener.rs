@@ -5,13 +5,33 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter};
 
 use crate::admission::ladder::Reason;
 use crate::admission::limits::Limits;
 use crate::session::{Abuse, DatagramModule, Module};
+use crate::tls::Acceptors;
+
+/// How a TLS handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    Ok,
+    Failed,
+    Timeout,
+    NoCertificate,
+}
+
+impl Handshake {
+    /// All results.
+    pub(crate) const ALL: [Handshake; 4] = [
+        Handshake::Ok,
+        Handshake::Failed,
+        Handshake::Timeout,
+        Handshake::NoCertificate,
+    ];
+}
 
 /// Counters since the start, per listener.
 #[derive(Debug, Default)]
@@ -19,6 +39,7 @@ pub(crate) struct Counters {
     accepted: AtomicU64,
     rejected: [AtomicU64; Reason::ALL.len()],
     abuse: AtomicU64,
+    handshakes: [AtomicU64; Handshake::ALL.len()],
     panics: AtomicU64,
 }
 
@@ -29,6 +50,10 @@ impl Counters {
 
     pub(crate) fn reject(&self, reason: Reason) {
         self.rejected[reason.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn shaken(&self, result: Handshake) {
+        self.handshakes[result as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn panicked(&self) {
@@ -51,6 +76,10 @@ pub(crate) struct TcpListener {
     pub(crate) limits: Arc<Limits>,
     pub(crate) counters: Counters,
     pub(crate) idle_timeout: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) acceptors: Option<Acceptors>,
+    /// When an error that a peer can cause was logged last, in seconds of the wall clock.
+    pub(crate) complained: AtomicU64,
     pub(crate) client_speaks_first: bool,
     pub(crate) log_level: LevelFilter,
 }
@@ -60,6 +89,16 @@ impl TcpListener {
     pub(crate) fn log(&self, level: Level, line: fmt::Arguments<'_>) {
         if level <= self.log_level {
             log::log!(target: &self.name, level, "{line}");
+        }
+    }
+
+    /// Logs an error that a peer can cause, at most once a second.
+    pub(crate) fn complain(&self, line: fmt::Arguments<'_>) {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if self.complained.swap(now, Ordering::Relaxed) != now {
+            self.log(Level::Error, line);
         }
     }
 

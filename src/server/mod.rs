@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
@@ -298,6 +298,9 @@ fn open(
         Protocol::Tcp(tcp) => {
             let listener = Arc::new(TcpListener {
                 name: Arc::clone(&name),
+                handshake_timeout: tcp.handshake_timeout,
+                acceptors: None,
+                complained: AtomicU64::new(0),
                 idle_timeout: tcp
                     .idle_timeout
                     .unwrap_or_else(|| tcp.module.idle_timeout()),

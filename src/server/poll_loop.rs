@@ -390,11 +390,22 @@ impl PollLoop {
                 TlsMode::Ext => Security::External,
                 TlsMode::Off | TlsMode::On => Security::Clear,
             },
-            may_start_tls: false,
+            may_start_tls: source.plan.tls == TlsMode::Off
+                && listener
+                    .acceptors
+                    .as_ref()
+                    .is_some_and(|acceptors| acceptors.can_serve(local.ip())),
             listener: Arc::clone(&listener.name),
         });
         listener.log(log::Level::Debug, format_args!("{remote} connected"));
-        let connection = Connection::new(admitted, stream, peer, Arc::clone(listener), now);
+        let connection = Connection::new(
+            admitted,
+            stream,
+            peer,
+            Arc::clone(listener),
+            source.plan.tls,
+            now,
+        );
         if listener.client_speaks_first {
             let (wants, deadline) = connection.first_rest();
             self.core
