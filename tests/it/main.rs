@@ -1,1 +1,33 @@
+//! The daemon seen from outside: every test starts the binary, talks to its sockets and reads
+//! what its commands print. Nothing here knows the library.
+//!
+//! | file | what it asks |
+//! |---|---|
+//! | `harness.rs` | starts a daemon on free ports, connects from chosen addresses, waits with deadlines |
+//! | `ladder.rs` | who is let in, how many, for which reason not, and that the counts are right |
+//! | `churn.rs` | slots are given back exactly once, however fast or rudely a peer leaves |
+//! | `idle.rs` | ten thousand silent clients hold no worker; timeouts end the silent ones only |
+//! | `datagrams.rs` | UDP answers come from the address asked, whole, or not at all |
+//! | `modules.rs` | echo, discard and daytime on TCP |
+//! | `sockets.rs` | which sockets are opened, which conflict, and what is said when one cannot be |
+//! | `signals.rs` | SIGTERM drains, twice stops at once |
+//! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
+//! | `demo.rs` | the configuration that is shipped |
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says where by panicking"
+)]
+
+mod churn;
+mod cli;
+mod datagrams;
+mod demo;
+mod descriptors;
+mod harness;
+mod idle;
+mod ladder;
+mod modules;
+mod signals;
+mod sockets;
