@@ -26,11 +26,11 @@ pub(super) struct Options {
 pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
     let plan = options.common.load()?;
     let answer = ask(&plan.state_dir, &Request::Status).map_err(fail)?;
+    let status: Status = serde_json::from_value(answer).map_err(fail)?;
     if options.json {
-        println!("{answer}");
+        println!("{}", serde_json::to_string(&status).map_err(fail)?);
         return Ok(ExitCode::from(DONE));
     }
-    let status: Status = serde_json::from_value(answer).map_err(fail)?;
     let mut rows = vec![
         [
             "LISTENER", "PROTO", "ACTIVE", "CHANNELS", "ACCEPTED", "REJECTED", "SOCKETS",

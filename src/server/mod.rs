@@ -186,6 +186,8 @@ impl Server {
                 self.poll_loop.close();
                 let core = &self.shared.core;
                 core.draining.store(true, Ordering::Release);
+                // Each slot that becomes free wakes the poll: the last one ends the run.
+                self.shared.tcp().for_each(|listener| listener.limits.set_waiting(true));
                 for (resident, signals) in core.parked.shutdown() {
                     core.enqueue(resident, signals);
                 }
@@ -235,12 +237,14 @@ impl Shared {
     }
 
     fn active(&self) -> u32 {
-        let each = self.listeners.iter();
-        each.map(|running| match &running.kind {
-            RunningKind::Tcp(listener) => listener.limits.active(),
-            RunningKind::Udp(_) => 0,
+        self.tcp().map(|listener| listener.limits.active()).sum()
+    }
+
+    fn tcp(&self) -> impl Iterator<Item = &Arc<TcpListener>> {
+        self.listeners.iter().filter_map(|running| match &running.kind {
+            RunningKind::Tcp(listener) => Some(listener),
+            RunningKind::Udp(_) => None,
         })
-        .sum()
     }
 }
 

@@ -31,11 +31,14 @@ const ACCEPT_BUDGET: usize = 64;
 const RECEIVE_BUDGET: usize = 8;
 /// How long a socket rests when descriptors have run out.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
-/// How long a newcomer that a count would refuse waits for turns that are under way. A peer that closes
-/// and connects anew is often faster than the turn that sees its close.
-const SECOND_LOOK: Duration = Duration::from_millis(10);
-/// The most time it waits while slots become free before it, one after the other.
+/// The most time a newcomer that a count would refuse waits for turns that are under way. A peer that
+/// closes and connects anew is often faster than the turn that sees its close.
 const LAST_LOOK: Duration = Duration::from_secs(1);
+/// The least time it waits: a close and a new connection that were sent one after the other may reach us
+/// in this order on a loaded machine.
+const SECOND_LOOK: Duration = Duration::from_millis(10);
+/// How often those turns are looked at while nothing else happens.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Newcomers that wait for a second look; further ones are refused at once.
 const MOST_DOUBTFUL: usize = 128;
 
@@ -81,7 +84,8 @@ struct Doubtful {
     cleared: Cleared,
     source: usize,
     since: Instant,
-    until: Instant,
+    /// The turns that may still free a slot for it; known once the events that came with it are queued.
+    mark: Option<u64>,
 }
 
 /// The state of the poll thread.
@@ -89,12 +93,14 @@ pub(crate) struct PollLoop {
     poll: Poll,
     core: Arc<Core>,
     sources: Vec<Source>,
+    /// Sources that were not read to the end.
+    undrained: Vec<usize>,
+    /// Listeners with refusals that nobody has spoken of yet.
+    hushed: Vec<usize>,
     pub(crate) network: Arc<Network>,
     pub(crate) bans: Arc<Bans>,
     refusals: Vec<(Arc<str>, Refusals)>,
     doubtful: VecDeque<Doubtful>,
-    /// Nothing happened in the last look at the poll.
-    quiet: bool,
     descriptors_warned: Option<Instant>,
 }
 
@@ -110,12 +116,13 @@ impl PollLoop {
         PollLoop {
             poll,
             core,
+            undrained: (0..sources.len()).collect(),
+            hushed: Vec::new(),
             sources,
             network,
             bans,
             refusals,
             doubtful: VecDeque::new(),
-            quiet: false,
             descriptors_warned: None,
         }
     }
@@ -154,6 +161,7 @@ impl PollLoop {
         for doubtful in std::mem::take(&mut self.doubtful) {
             sockets::reset(doubtful.stream);
         }
+        self.undrained.clear();
         self.sources.clear();
     }
 
@@ -172,12 +180,15 @@ impl PollLoop {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error),
         }
-        self.quiet = events.is_empty();
         for event in &*events {
             match workers::key(event.token()) {
                 Some(key) => self.core.signal(key, signals(event)),
                 None => match self.sources.get_mut(event.token().0) {
-                    Some(source) => source.undrained = true,
+                    Some(source) if source.undrained => {}
+                    Some(source) => {
+                        source.undrained = true;
+                        self.undrained.push(event.token().0);
+                    }
                     None => other(event.token()),
                 },
             }
@@ -187,16 +198,17 @@ impl PollLoop {
             self.core.enqueue(resident, signals);
         }
         self.look_again(now);
-        for index in 0..self.sources.len() {
+        let undrained = std::mem::take(&mut self.undrained);
+        for &index in &undrained {
             let source = &mut self.sources[index];
-            if source.paused.is_some_and(|paused| paused > now) {
-                continue;
-            }
-            source.paused = None;
-            if source.undrained {
+            if source.paused.is_none_or(|paused| paused <= now) {
+                source.paused = None;
                 self.drain(index, receiver, now);
             }
         }
+        self.undrained = undrained;
+        let sources = &self.sources;
+        self.undrained.retain(|index| sources[*index].undrained);
         self.alarms(now);
         self.speak(now);
         Ok(())
@@ -204,20 +216,14 @@ impl PollLoop {
 
     /// How long the poll may sleep.
     fn sleep(&self, now: Instant, until: Option<Instant>) -> Option<Duration> {
-        let ready = self
-            .sources
-            .iter()
-            .any(|source| source.undrained && source.paused.is_none());
-        let settled = !self.doubtful.is_empty() && self.core.pending() == 0;
-        if ready || settled {
+        let mut undrained = self.undrained.iter().map(|index| &self.sources[*index]);
+        let ready = undrained.any(|source| source.paused.is_none());
+        if ready || self.doubtful.iter().any(|doubtful| doubtful.mark.is_none()) {
             return Some(Duration::ZERO);
         }
-        let paused = self.sources.iter().filter_map(|source| source.paused);
-        let doubtful = self.doubtful.iter().map(|doubtful| doubtful.until);
-        let refusals = self
-            .refusals
-            .iter()
-            .filter_map(|(_, refusals)| refusals.next());
+        let paused = self.undrained.iter().filter_map(|index| self.sources[*index].paused);
+        let doubtful = (!self.doubtful.is_empty()).then(|| now + LOOK_AGAIN);
+        let refusals = self.hushed.iter().filter_map(|index| self.refusals[*index].1.next());
         let alarms = self
             .udp_groups()
             .filter_map(|group| group.alarms.lock().iter().map(|(at, _)| *at).min());
@@ -300,17 +306,7 @@ impl PollLoop {
             Err(_) if has_left(&stream) => {}
             Err((_, cleared)) if self.doubtful.len() < MOST_DOUBTFUL => {
                 listener.limits.set_waiting(true);
-                let (since, until) = (now, now + SECOND_LOOK);
-                self.doubtful.push_back(Doubtful {
-                    stream,
-                    remote,
-                    cleared,
-                    source: index,
-                    since,
-                    until,
-                });
-                // Not before the events that came with it have been looked at.
-                self.quiet = false;
+                                self.doubtful.push_back(Doubtful { stream, remote, cleared, source: index, since: now, mark: None });
             }
             Err((reason, _)) => self.refuse(index, stream, remote, reason),
         }
@@ -318,40 +314,30 @@ impl PollLoop {
 
     /// Decides about newcomers that a count would have refused, once nothing under way can change it.
     fn look_again(&mut self, now: Instant) {
-        let settled = self.quiet && self.core.pending() == 0;
+        if self.doubtful.is_empty() {
+            return;
+        }
+        let mark = self.core.mark();
         let mut moved = false;
         for _ in 0..self.doubtful.len() {
-            let Some(mut doubtful) = self.doubtful.pop_front() else {
-                return;
-            };
-            let Some(Kind::Tcp { listener, .. }) =
-                self.sources.get(doubtful.source).map(|source| &source.kind)
-            else {
-                continue;
-            };
+            let Some(mut doubtful) = self.doubtful.pop_front() else { return };
+            let source = self.sources.get(doubtful.source).map(|source| &source.kind);
+            let Some(Kind::Tcp { listener, .. }) = source else { continue };
+            let settled = now >= doubtful.since + SECOND_LOOK
+                && doubtful.mark.is_some_and(|mark| self.core.has_passed(mark));
             match listener.limits.admit(doubtful.cleared) {
                 Ok(admitted) => {
                     moved = true;
-                    self.admit(
-                        doubtful.source,
-                        doubtful.stream,
-                        doubtful.remote,
-                        admitted,
-                        now,
-                    );
+                    self.admit(doubtful.source, doubtful.stream, doubtful.remote, admitted, now);
                 }
                 Err(_) if has_left(&doubtful.stream) => {}
-                Err((reason, _)) if !moved && (settled || now >= doubtful.until) => {
+                Err((reason, _)) if !moved && (settled || now >= doubtful.since + LAST_LOOK) => {
                     self.refuse(doubtful.source, doubtful.stream, doubtful.remote, reason);
                 }
                 Err((_, cleared)) => {
-                    if moved {
-                        doubtful.until = (now + SECOND_LOOK).min(doubtful.since + LAST_LOOK);
-                    }
-                    self.doubtful.push_back(Doubtful {
-                        cleared,
-                        ..doubtful
-                    });
+                    // One that was just let in may be as short-lived as the one before it.
+                    doubtful.mark = if moved { None } else { doubtful.mark.or(Some(mark)) };
+                    self.doubtful.push_back(Doubtful { cleared, ..doubtful });
                 }
             }
         }
@@ -429,7 +415,7 @@ impl PollLoop {
         } = &self.sources[index].kind
         {
             if listener.log_level >= log::LevelFilter::Info {
-                note(&mut self.refusals[*refusals], reason, remote);
+                self.hushed.extend(note(&mut self.refusals[*refusals], reason, remote).then_some(*refusals));
             }
         }
     }
@@ -455,6 +441,7 @@ impl PollLoop {
             let wall = SystemTime::now();
             let (network, bans, lately) = (&self.network, &self.bans, &mut self.refusals[refusals]);
             let plan = &source.plan;
+            let mut hushed = false;
             let received =
                 receiver.receive(&group.sockets[at as usize].0, |remote, local, bytes| {
                     match ladder::clear(remote.ip(), network, bans, &plan.restriction, wall) {
@@ -465,11 +452,12 @@ impl PollLoop {
                         Err(reason) => {
                             group.listener.counters.reject(reason);
                             if group.listener.log_level >= log::LevelFilter::Info {
-                                note(lately, reason, remote);
+                                hushed |= note(lately, reason, remote);
                             }
                         }
                     }
                 });
+            self.hushed.extend(hushed.then_some(refusals));
             if !batch.is_empty() {
                 self.core.enqueue_datagrams(batch);
             }
@@ -504,11 +492,14 @@ impl PollLoop {
 
     /// Logs what was kept back of refusals.
     fn speak(&mut self, now: Instant) {
-        for (name, refusals) in &mut self.refusals {
+        let refusals = &mut self.refusals;
+        self.hushed.retain(|index| {
+            let (name, refusals) = &mut refusals[*index];
             while let Some(line) = refusals.overdue(now) {
                 log::info!(target: name, "{line}");
             }
-        }
+            refusals.next().is_some()
+        });
     }
 
     fn warn_descriptors(&mut self, error: &io::Error, now: Instant) {
@@ -522,9 +513,15 @@ impl PollLoop {
     }
 }
 
-fn note(lately: &mut (Arc<str>, Refusals), reason: Reason, remote: SocketAddr) {
-    if let Some(line) = lately.1.note(reason, remote.ip(), Instant::now()) {
-        log::info!(target: &lately.0, "{line}");
+/// Logs a refusal or keeps it back; true for the first that is kept back.
+fn note(lately: &mut (Arc<str>, Refusals), reason: Reason, remote: SocketAddr) -> bool {
+    let hushed = lately.1.next().is_some();
+    match lately.1.note(reason, remote.ip(), Instant::now()) {
+        Some(line) => {
+            log::info!(target: &lately.0, "{line}");
+            false
+        }
+        None => !hushed,
     }
 }
 

@@ -77,9 +77,8 @@ impl Receiver {
                 .cmsgs()
                 .ok()
                 .and_then(|mut messages| messages.find_map(asked));
-            if let Some(bytes) = received.iovs().next() {
-                each(remote, local, bytes);
-            }
+            // An empty datagram is one, too (RFC 768), and has no piece of memory.
+            each(remote, local, received.iovs().next().unwrap_or_default());
         }
         Ok(count)
     }

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -45,8 +45,10 @@ pub(crate) struct Core {
     wait: Sender<Errand>,
     registry: Registry,
     poll_waker: mio::Waker,
-    /// Turns queued or running.
-    pending: AtomicUsize,
+    /// Turns ever queued, and ever ended.
+    queued: AtomicU64,
+    ended: AtomicU64,
+    workers: u64,
     /// Turns running.
     busy: AtomicUsize,
     lingering: AtomicUsize,
@@ -114,19 +116,26 @@ const MOST_LINGERING: usize = 1024;
 impl Core {
     /// Queues a turn.
     pub(crate) fn enqueue(&self, resident: Resident, signals: Signals) {
-        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.queued.fetch_add(1, Ordering::AcqRel);
         let _ = self.queue.send(Task::Turn(resident, signals));
     }
 
     /// Queues a batch of datagrams.
     pub(crate) fn enqueue_datagrams(&self, batch: Box<Batch>) {
-        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.queued.fetch_add(1, Ordering::AcqRel);
         let _ = self.queue.send(Task::Datagrams(batch));
     }
 
-    /// Turns that are queued or running: their ends may free slots.
-    pub(crate) fn pending(&self) -> usize {
-        self.pending.load(Ordering::Acquire)
+    /// How many turns have ever been queued: a mark for [`Core::has_passed`].
+    pub(crate) fn mark(&self) -> u64 {
+        self.queued.load(Ordering::Acquire)
+    }
+
+    /// True when the turns queued before a mark have ended, as far as counting tells: the queue is in
+    /// order, so each worker can hold one of them back at most.
+    pub(crate) fn has_passed(&self, mark: u64) -> bool {
+        let ended = self.ended.load(Ordering::Acquire);
+        ended == self.queued.load(Ordering::Acquire) || ended >= mark + self.workers
     }
 
     /// Turns that are running.
@@ -303,7 +312,9 @@ impl Workers {
             wait,
             registry,
             poll_waker,
-            pending: AtomicUsize::new(0),
+            queued: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            workers: count as u64,
             busy: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -390,7 +401,7 @@ fn work(core: &Arc<Core>, tasks: &Receiver<Task>) {
             }
         }
         core.busy.fetch_sub(1, Ordering::Relaxed);
-        core.pending.fetch_sub(1, Ordering::AcqRel);
+        core.ended.fetch_add(1, Ordering::AcqRel);
     }
 }
 
