@@ -75,7 +75,7 @@ struct Script {
 }
 
 enum Step {
-    Send(usize, Vec<u8>),
+    Send(Vec<u8>),
     Happen(usize, String),
     /// The line, what it must be, and whether only its beginning counts.
     Expect(usize, Vec<u8>, bool),
@@ -85,7 +85,7 @@ enum Step {
 impl Step {
     fn len(&self) -> usize {
         match self {
-            Step::Send(_, bytes) => bytes.len(),
+            Step::Send(bytes) => bytes.len(),
             _ => 1,
         }
     }
@@ -108,7 +108,7 @@ impl Script {
             steps.push(match (who, word) {
                 ("C:", Some(word)) => Step::Happen(number, word.to_owned()),
                 ("S:", Some(word)) => Step::End(number, word.to_owned()),
-                ("C:", None) => Step::Send(number, bytes(rest)),
+                ("C:", None) => Step::Send(bytes(rest)),
                 ("S:", None) => match rest.strip_suffix('*') {
                     Some(start) => Step::Expect(number, start.as_bytes().to_vec(), true),
                     None => Step::Expect(number, bytes(rest), false),
@@ -159,7 +159,7 @@ impl Run {
         let mut steps = script.steps.iter().peekable();
         while let Some(step) = steps.next() {
             match step {
-                Step::Send(_, bytes) => {
+                Step::Send(bytes) => {
                     waiting.extend_from_slice(bytes);
                     // Lines that follow each other arrive together, as from a pipelining client.
                     if !matches!(steps.peek(), Some(Step::Send(..))) {
@@ -239,7 +239,6 @@ impl Run {
             Wait::Abort => "abort",
             Wait::StartTls => "starttls",
             Wait::Relay(_) => "relay",
-            Wait::Exec(_) => "exec",
             Wait::Read | Wait::Drain | Wait::Work(_) => "an open session",
         };
         if is == what {

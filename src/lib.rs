@@ -23,3 +23,8 @@ pub mod modules;
 pub mod server;
 pub mod session;
 pub mod tls;
+
+/// The page on modules, compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/modules.md")]
+pub struct ModulesPage;

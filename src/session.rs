@@ -105,23 +105,10 @@ pub enum Next {
     Work(Work),
     /// Carry bytes between the peer and an upstream until both have finished; the session ends.
     Relay(Relay),
-    /// Hand the connection's socket to a program as its standard input and output; the session ends.
-    Exec(Box<Program>),
     /// Write what is pending, then close.
     Close,
     /// Close at once, unwritten output is lost (the peer may see a reset).
     Abort,
-}
-
-/// A program to run with the connection as its standard input and output.
-#[derive(Debug, Clone)]
-pub struct Program {
-    /// The program's path and its arguments; at least one entry.
-    pub command: Vec<String>,
-    /// Environment, complete: nothing else is inherited.
-    pub env: Vec<(String, String)>,
-    /// User and group to become.
-    pub ids: Option<(u32, u32)>,
 }
 
 /// A misdeed of the peer that a session reports to the admission side.

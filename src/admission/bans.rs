@@ -178,7 +178,6 @@ fn canonical(net: IpNet) -> IpNet {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::time::Duration;
 

@@ -193,7 +193,6 @@ pub(super) fn class_of(address: IpAddr, network: &Network) -> Class {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -276,7 +276,6 @@ impl Drop for Admitted {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use std::sync::atomic::AtomicU32;
 

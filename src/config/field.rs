@@ -176,12 +176,6 @@ impl<'a> Text<'a> {
             .saturating_sub(self.text.as_ptr() as usize)
             .min(self.text.len())
     }
-
-    /// `FILE:LINE` of a piece of the text.
-    pub(crate) fn place(&self, piece: &str) -> String {
-        let (line, _) = position_of(self.text, self.offset(piece));
-        format!("{}:{line}", self.file.display())
-    }
 }
 
 /// A value without the white space and comments before and after it.

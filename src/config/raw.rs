@@ -16,7 +16,7 @@ pub(super) struct Server<'a> {
     #[serde(borrow, default)]
     pub(super) network: Field<'a, Network<'a>>,
     #[serde(borrow, default)]
-    pub(super) domains: Field<'a, Vec<Domain<'a>>>,
+    pub(super) domains: Field<'a, ()>,
     #[serde(borrow, default)]
     pub(super) default_domain: Field<'a, String>,
     #[serde(borrow, default)]
@@ -39,27 +39,6 @@ pub(super) struct Network<'a> {
     pub(super) cluster: Field<'a, String>,
     #[serde(borrow, default)]
     pub(super) ipv6_prefix: Field<'a, u8>,
-}
-
-/// One of `domains: [..]`.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Domain<'a> {
-    #[serde(borrow, default)]
-    pub(super) name: Field<'a, String>,
-    #[serde(borrow, default)]
-    pub(super) aliases: Field<'a, Vec<String>>,
-    #[serde(borrow, default)]
-    pub(super) addresses: Field<'a, Vec<String>>,
-    #[serde(borrow, default)]
-    pub(super) certificate: Field<'a, Certificate>,
-}
-
-/// Where a domain's certificate comes from.
-#[derive(Deserialize, Debug, Clone, PartialEq, Eq)]
-pub(super) enum Certificate {
-    SelfSigned,
-    Files { chain: String, key: String },
 }
 
 /// `listeners/NAME.ron`.

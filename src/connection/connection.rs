@@ -216,12 +216,7 @@ impl Connection {
         match &mut self.driver.wait {
             Wait::Abort => return Some(After::Abort),
             Wait::Work(work) => return Some(work.take().map_or(After::Abort, After::Work)),
-            Wait::Read
-            | Wait::Drain
-            | Wait::StartTls
-            | Wait::Relay(_)
-            | Wait::Exec(_)
-            | Wait::Close => {}
+            Wait::Read | Wait::Drain | Wait::StartTls | Wait::Relay(_) | Wait::Close => {}
         }
         if flushed == Flushed::Blocked {
             if self.driver.is_idle(now) {
@@ -254,7 +249,7 @@ impl Connection {
                     Err(error) => Some(self.broken(&error)),
                 }
             }
-            Wait::StartTls | Wait::Exec(_) => {
+            Wait::StartTls => {
                 self.listener.complain(format_args!(
                     "the module asked for what this socket cannot do"
                 ));

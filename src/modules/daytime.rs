@@ -136,7 +136,7 @@ mod tests {
     fn the_line_is_that_of_the_rfc() {
         for (seconds, expected) in [
             (0, "Thursday, January 1, 1970 00:00:00-UTC\r\n"),
-            (383_247_463, "Tuesday, February 23, 1982 17:37:43-UTC\r\n"),
+            (383_247_463, "Monday, February 22, 1982 17:37:43-UTC\r\n"),
             (951_782_399, "Monday, February 28, 2000 23:59:59-UTC\r\n"),
             (951_868_799, "Tuesday, February 29, 2000 23:59:59-UTC\r\n"),
             (1_795_514_400, "Tuesday, November 24, 2026 10:00:00-UTC\r\n"),

@@ -187,7 +187,9 @@ impl Server {
                 let core = &self.shared.core;
                 core.draining.store(true, Ordering::Release);
                 // Each slot that becomes free wakes the poll: the last one ends the run.
-                self.shared.tcp().for_each(|listener| listener.limits.set_waiting(true));
+                self.shared
+                    .tcp()
+                    .for_each(|listener| listener.limits.set_waiting(true));
                 for (resident, signals) in core.parked.shutdown() {
                     core.enqueue(resident, signals);
                 }
@@ -241,10 +243,12 @@ impl Shared {
     }
 
     fn tcp(&self) -> impl Iterator<Item = &Arc<TcpListener>> {
-        self.listeners.iter().filter_map(|running| match &running.kind {
-            RunningKind::Tcp(listener) => Some(listener),
-            RunningKind::Udp(_) => None,
-        })
+        self.listeners
+            .iter()
+            .filter_map(|running| match &running.kind {
+                RunningKind::Tcp(listener) => Some(listener),
+                RunningKind::Udp(_) => None,
+            })
     }
 }
 

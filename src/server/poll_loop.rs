@@ -221,9 +221,15 @@ impl PollLoop {
         if ready || self.doubtful.iter().any(|doubtful| doubtful.mark.is_none()) {
             return Some(Duration::ZERO);
         }
-        let paused = self.undrained.iter().filter_map(|index| self.sources[*index].paused);
+        let paused = self
+            .undrained
+            .iter()
+            .filter_map(|index| self.sources[*index].paused);
         let doubtful = (!self.doubtful.is_empty()).then(|| now + LOOK_AGAIN);
-        let refusals = self.hushed.iter().filter_map(|index| self.refusals[*index].1.next());
+        let refusals = self
+            .hushed
+            .iter()
+            .filter_map(|index| self.refusals[*index].1.next());
         let alarms = self
             .udp_groups()
             .filter_map(|group| group.alarms.lock().iter().map(|(at, _)| *at).min());
@@ -306,7 +312,14 @@ impl PollLoop {
             Err(_) if has_left(&stream) => {}
             Err((_, cleared)) if self.doubtful.len() < MOST_DOUBTFUL => {
                 listener.limits.set_waiting(true);
-                                self.doubtful.push_back(Doubtful { stream, remote, cleared, source: index, since: now, mark: None });
+                self.doubtful.push_back(Doubtful {
+                    stream,
+                    remote,
+                    cleared,
+                    source: index,
+                    since: now,
+                    mark: None,
+                });
             }
             Err((reason, _)) => self.refuse(index, stream, remote, reason),
         }
@@ -320,15 +333,25 @@ impl PollLoop {
         let mark = self.core.mark();
         let mut moved = false;
         for _ in 0..self.doubtful.len() {
-            let Some(mut doubtful) = self.doubtful.pop_front() else { return };
+            let Some(mut doubtful) = self.doubtful.pop_front() else {
+                return;
+            };
             let source = self.sources.get(doubtful.source).map(|source| &source.kind);
-            let Some(Kind::Tcp { listener, .. }) = source else { continue };
+            let Some(Kind::Tcp { listener, .. }) = source else {
+                continue;
+            };
             let settled = now >= doubtful.since + SECOND_LOOK
                 && doubtful.mark.is_some_and(|mark| self.core.has_passed(mark));
             match listener.limits.admit(doubtful.cleared) {
                 Ok(admitted) => {
                     moved = true;
-                    self.admit(doubtful.source, doubtful.stream, doubtful.remote, admitted, now);
+                    self.admit(
+                        doubtful.source,
+                        doubtful.stream,
+                        doubtful.remote,
+                        admitted,
+                        now,
+                    );
                 }
                 Err(_) if has_left(&doubtful.stream) => {}
                 Err((reason, _)) if !moved && (settled || now >= doubtful.since + LAST_LOOK) => {
@@ -336,8 +359,15 @@ impl PollLoop {
                 }
                 Err((_, cleared)) => {
                     // One that was just let in may be as short-lived as the one before it.
-                    doubtful.mark = if moved { None } else { doubtful.mark.or(Some(mark)) };
-                    self.doubtful.push_back(Doubtful { cleared, ..doubtful });
+                    doubtful.mark = if moved {
+                        None
+                    } else {
+                        doubtful.mark.or(Some(mark))
+                    };
+                    self.doubtful.push_back(Doubtful {
+                        cleared,
+                        ..doubtful
+                    });
                 }
             }
         }
@@ -413,10 +443,10 @@ impl PollLoop {
         if let Kind::Tcp {
             listener, refusals, ..
         } = &self.sources[index].kind
+            && listener.log_level >= log::LevelFilter::Info
         {
-            if listener.log_level >= log::LevelFilter::Info {
-                self.hushed.extend(note(&mut self.refusals[*refusals], reason, remote).then_some(*refusals));
-            }
+            let hushed = note(&mut self.refusals[*refusals], reason, remote);
+            self.hushed.extend(hushed.then_some(*refusals));
         }
     }
 

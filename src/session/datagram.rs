@@ -99,7 +99,10 @@ pub enum ExchangeNext {
 /// Names a running exchange, so that its module can pass datagrams to it. Dropped with its last clone;
 /// the exchange goes on.
 #[derive(Clone)]
-pub struct ExchangeHandle(pub(crate) Arc<dyn Fn(&[u8]) -> bool + Send + Sync>);
+pub struct ExchangeHandle(Arc<Pass>);
+
+/// Passes a datagram on; false when it cannot be.
+type Pass = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 impl ExchangeHandle {
     /// A handle that calls `pass`.

@@ -24,7 +24,6 @@ mod lookup;
 mod origin;
 mod parse;
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 mod tests;
 
 use std::error::Error;
