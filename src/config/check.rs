@@ -319,16 +319,16 @@ impl<'a> Check<'a, '_> {
         &mut self,
         listener: &Arc<str>,
         transport: &'static str,
-        field: Field<'a, Vec<raw::Socket<'a>>>,
+        field: Field<'a, Vec<Field<'a, raw::Socket<'a>>>>,
         backlog: Option<i32>,
     ) -> Vec<SocketPlan> {
-        let rows: Vec<raw::Socket<'a>> = field
+        let rows: Vec<Field<'a, raw::Socket<'a>>> = field
             .raw()
             .and_then(|raw| self.text.read(raw, self.errors))
             .unwrap_or_default();
         let mut plans = Vec::new();
         for row in &rows {
-            let plan = self.socket(listener, transport, row);
+            let plan = self.socket(listener, transport, *row);
             plans.extend(plan.map(|plan| match backlog {
                 Some(backlog) => SocketPlan { backlog, ..plan },
                 None => plan,
@@ -344,9 +344,10 @@ impl<'a> Check<'a, '_> {
         &mut self,
         listener: &Arc<str>,
         transport: &'static str,
-        row: &raw::Socket<'a>,
+        field: Field<'a, raw::Socket<'a>>,
     ) -> Option<SocketPlan> {
         let text = self.text;
+        let row: raw::Socket<'a> = text.read(field.raw()?, self.errors)?;
         let address = text.map(row.address, self.errors, |address| {
             let parsed = address
                 .trim_start_matches('[')
@@ -383,8 +384,7 @@ impl<'a> Check<'a, '_> {
             None => Restriction::Open,
         };
         if !row.port.is_set() {
-            let message = "every socket needs a port".to_owned();
-            self.errors.push(text.error(0, message));
+            text.complain(field, self.errors, "every socket needs a port");
             return None;
         }
         let port = text.get(row.port, self.errors)?;

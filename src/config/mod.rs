@@ -6,6 +6,8 @@ mod check;
 pub mod field;
 pub mod plan;
 mod raw;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

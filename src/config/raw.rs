@@ -73,7 +73,7 @@ pub(super) struct Tcp<'a> {
     #[serde(borrow, default)]
     pub(super) log_level: Field<'a, LogLevel>,
     #[serde(borrow, default)]
-    pub(super) sockets: Field<'a, Vec<Socket<'a>>>,
+    pub(super) sockets: Field<'a, Vec<Field<'a, Socket<'a>>>>,
 }
 
 /// `Udp(..)`. Keys that only TCP has are read to be refused in words.
@@ -85,7 +85,7 @@ pub(super) struct Udp<'a> {
     #[serde(borrow, default)]
     pub(super) log_level: Field<'a, LogLevel>,
     #[serde(borrow, default)]
-    pub(super) sockets: Field<'a, Vec<Socket<'a>>>,
+    pub(super) sockets: Field<'a, Vec<Field<'a, Socket<'a>>>>,
     #[serde(borrow, default)]
     pub(super) channels: Field<'a, ()>,
     #[serde(borrow, default)]

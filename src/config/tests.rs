@@ -1,0 +1,108 @@
+//! Every bad configuration of `tests/data/bad` earns just the errors written at its end; the demo earns none.
+//! `PORTREEVE_BLESS=1` writes what is said now into the files, to be read before it is committed.
+
+use std::path::Path;
+
+use super::load;
+
+const EXPECT: &str = "-- expect --\n";
+
+#[test]
+fn every_bad_configuration_earns_its_messages() {
+    let folder = Path::new("tests/data/bad");
+    let bless = std::env::var_os("PORTREEVE_BLESS").is_some();
+    let mut cases = 0;
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (files, expected) = text.split_once(EXPECT).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        unpack(files, home.path());
+        let said = match load(&home.path().join("portreeve.ron")) {
+            Ok(_) => String::new(),
+            Err(errors) => errors.iter().map(|error| format!("{error}\n")).collect(),
+        };
+        let said = said.replace(&format!("{}/", home.path().display()), "");
+        if bless {
+            std::fs::write(&path, format!("{files}{EXPECT}{said}")).unwrap();
+        } else {
+            assert!(!expected.is_empty(), "{} expects nothing", path.display());
+            assert_eq!(said, expected, "{}", path.display());
+        }
+        cases += 1;
+    }
+    assert!(cases >= 40, "only {cases} cases");
+}
+
+#[test]
+fn the_demo_is_without_fault() {
+    let plan = load(Path::new("conf/portreeve.ron")).unwrap();
+    assert_eq!(plan.notices, Vec::<String>::new());
+    for entry in crate::modules::TABLE {
+        let used = plan
+            .listeners
+            .iter()
+            .any(|listener| listener.module == entry.name);
+        assert!(used, "module {} is not in the demo", entry.name);
+    }
+}
+
+#[test]
+fn every_key_stands_on_the_page_and_every_key_of_the_page_exists() {
+    let page = std::fs::read_to_string("docs/configuration.md").unwrap();
+    let raw = include_str!("raw.rs");
+    let mut keys: Vec<&str> = raw
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub(super) "))
+        .filter_map(|line| Some(line.split_once(": Field")?.0))
+        .chain(
+            crate::modules::TABLE
+                .iter()
+                .flat_map(|entry| entry.keys.iter().copied()),
+        )
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let told: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    for key in &keys {
+        assert!(
+            told.contains(key),
+            "docs/configuration.md says nothing of {key}"
+        );
+    }
+    for key in &told {
+        let module = crate::modules::TABLE.iter().any(|entry| entry.name == *key);
+        assert!(
+            module || keys.contains(key),
+            "docs/configuration.md invents {key}"
+        );
+    }
+    for entry in crate::modules::TABLE {
+        assert!(
+            told.contains(&entry.name),
+            "docs/configuration.md says nothing of {}",
+            entry.name
+        );
+    }
+}
+
+fn unpack(text: &str, home: &Path) {
+    let mut file = None;
+    for line in text.split_inclusive('\n') {
+        let name = line
+            .strip_prefix("-- ")
+            .and_then(|line| line.strip_suffix(" --\n"));
+        if let Some(name) = name {
+            let path = home.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            file = Some(path);
+        } else if let Some(path) = &file {
+            let before = std::fs::read_to_string(path).unwrap();
+            std::fs::write(path, before + line).unwrap();
+        }
+    }
+}
