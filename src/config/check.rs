@@ -56,6 +56,7 @@ pub(super) fn plan(
         workers: workers.unwrap_or(defaults.workers),
         state_dir,
         network: Arc::new(network),
+        domains: Arc::default(),
         drain: drain.unwrap_or(defaults.drain),
         listeners: checked,
         notices,

@@ -11,6 +11,7 @@ use crate::admission::address_list::AddressList;
 use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
 use crate::session::{DatagramModule, Module};
+use crate::tls::Domains;
 
 /// A whole configuration.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Plan {
     pub state_dir: PathBuf,
     /// Server-wide lists.
     pub network: Arc<Network>,
+    /// Domains and their certificates.
+    pub domains: Arc<Domains>,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
     /// Listeners by name, in the order of their names.
@@ -35,6 +38,7 @@ impl Default for Plan {
             workers: 64,
             state_dir: PathBuf::from("var"),
             network: Arc::new(Network::default()),
+            domains: Arc::default(),
             drain: Duration::from_secs(10),
             listeners: Vec::new(),
             notices: Vec::new(),

@@ -272,7 +272,6 @@ impl Connection {
         let mut refused = None;
         let shaken = transport.shake(stream, &mut |server_name| match listener
             .acceptors
-            .as_ref()?
             .choose(server_name, local)
         {
             Ok((domain, config)) => Some((domain.to_owned(), Arc::clone(config))),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
+use super::exchanges;
 use super::listener::UdpListener;
 use super::udp_io;
 use super::workers::Core;
@@ -18,6 +19,8 @@ pub(crate) struct UdpSockets {
     pub(crate) sockets: Vec<(mio::net::UdpSocket, bool)>,
     /// Batches that were received and not answered yet.
     pub(crate) waiting: AtomicUsize,
+    /// Exchanges that are open.
+    pub(crate) exchanges: Arc<AtomicUsize>,
     pub(crate) alarms: parking_lot::Mutex<Vec<(Instant, u64)>>,
 }
 
@@ -92,8 +95,9 @@ impl Batch {
         let mut outbox = Outbox::default();
         let mut alarms = Vec::new();
         let mut work: Vec<(Lane, DatagramWork)> = Vec::new();
-        // Exchanges have no room in this build: a module that asks for one is told so.
-        let mut open = |_, _, _| None;
+        let group = Arc::clone(&self.group);
+        let mut open =
+            |route, connect, exchange| exchanges::open(core, &group, route, connect, exchange);
         {
             let module = &self.group.listener.module;
             let mut cx = DatagramContext {
@@ -147,7 +151,8 @@ impl Drop for Batch {
 }
 
 impl UdpSockets {
-    fn send(&self, outbox: Outbox) {
+    /// Sends answers from the listener's sockets.
+    pub(crate) fn send(&self, outbox: Outbox) {
         let mut datagrams = outbox.datagrams.into_iter().peekable();
         while let Some((first, bytes)) = datagrams.next() {
             let mut together = vec![(first.remote, first.local, bytes)];

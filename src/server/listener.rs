@@ -77,7 +77,7 @@ pub(crate) struct TcpListener {
     pub(crate) counters: Counters,
     pub(crate) idle_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
-    pub(crate) acceptors: Option<Acceptors>,
+    pub(crate) acceptors: Acceptors,
     /// When an error that a peer can cause was logged last, in seconds of the wall clock.
     pub(crate) complained: AtomicU64,
     pub(crate) client_speaks_first: bool,

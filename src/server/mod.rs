@@ -2,6 +2,7 @@
 //! The daemon at run time: sockets, the poll loop, parked connections, workers.
 
 pub(crate) mod datagrams;
+mod exchanges;
 pub(crate) mod listener;
 pub(crate) mod parked;
 mod poll_loop;
@@ -36,6 +37,7 @@ use crate::admission::bans::Bans;
 use crate::admission::ladder::Reason;
 use crate::admission::limits::Limits;
 use crate::config::plan::{ListenerPlan, Plan, Protocol, SocketPlan};
+use crate::tls::{self, Acceptors, Domains};
 
 /// Tokens of the poll that are no listening sockets; generation 0, out of their range.
 const WAKE: Token = Token(0xffff_fffe);
@@ -78,16 +80,21 @@ impl Server {
     /// # Errors
     /// A socket cannot be bound, or the system has no room for the threads.
     pub fn bind(plan: Plan) -> Result<Server, StartError> {
+        let refused = |error: rustls::Error| StartError(format!("cannot start: {error}"));
         let system = |error: io::Error| StartError(format!("cannot start: {error}"));
         let descriptors = raise_descriptors();
         warn_descriptors(&plan, descriptors);
         let poll = Poll::new().map_err(system)?;
         let registry = poll.registry().try_clone().map_err(system)?;
         let waker = mio::Waker::new(poll.registry(), WAKE).map_err(system)?;
+        let tls = Tls {
+            domains: plan.domains,
+            ticketer: tls::ticketer().map_err(refused)?,
+        };
         let (mut sources, mut listeners, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for listener in plan.listeners {
             let name = Arc::clone(&listener.name);
-            listeners.push(open(listener, refusals.len(), &mut sources)?);
+            listeners.push(open(listener, &tls, refusals.len(), &mut sources)?);
             refusals.push((name, Refusals::default()));
         }
         let workers = Workers::start(plan.workers, registry, waker).map_err(system)?;
@@ -292,9 +299,16 @@ impl Running {
     }
 }
 
+/// What TLS needs of the whole server.
+struct Tls {
+    domains: Arc<Domains>,
+    ticketer: Arc<dyn rustls::server::ProducesTickets>,
+}
+
 /// Binds one listener's sockets and adds them to the poll loop's sources.
 fn open(
     plan: ListenerPlan,
+    tls: &Tls,
     refusals: usize,
     sources: &mut Vec<Source>,
 ) -> Result<Running, StartError> {
@@ -304,10 +318,12 @@ fn open(
     };
     match plan.protocol {
         Protocol::Tcp(tcp) => {
+            let acceptors = Acceptors::new(&tls.domains, &tcp.module.alpn(), &tls.ticketer)
+                .map_err(|error| StartError(format!("listener {name}: {error}")))?;
             let listener = Arc::new(TcpListener {
                 name: Arc::clone(&name),
                 handshake_timeout: tcp.handshake_timeout,
-                acceptors: None,
+                acceptors,
                 complained: AtomicU64::new(0),
                 idle_timeout: tcp
                     .idle_timeout
@@ -351,6 +367,7 @@ fn open(
                 listener,
                 sockets: bound,
                 waiting: AtomicUsize::new(0),
+                exchanges: Arc::new(AtomicUsize::new(0)),
                 alarms: parking_lot::Mutex::new(Vec::new()),
             });
             for (index, plan) in (0..).zip(plan.sockets) {

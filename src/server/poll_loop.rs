@@ -407,10 +407,7 @@ impl PollLoop {
                 TlsMode::Off | TlsMode::On => Security::Clear,
             },
             may_start_tls: source.plan.tls == TlsMode::Off
-                && listener
-                    .acceptors
-                    .as_ref()
-                    .is_some_and(|acceptors| acceptors.can_serve(local.ip())),
+                && listener.acceptors.can_serve(local.ip()),
             listener: Arc::clone(&listener.name),
         });
         listener.log(log::Level::Debug, format_args!("{remote} connected"));

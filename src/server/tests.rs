@@ -10,7 +10,12 @@ use super::{Handle, Server};
 use crate::admission::address_list::{AddressList, Source};
 use crate::admission::ladder::Restriction;
 use crate::config::plan::{ListenerPlan, Plan, Protocol};
-use crate::session::{Context, Event, Lane, Module, Next, Peer, Session, Waker, Work};
+use crate::session::datagram::{ExchangeContext, ExchangeEvent, ExchangeHandle, ExchangeNext};
+use crate::session::{
+    Context, Dial, Event, Exchange, Lane, Module, Next, Peer, Relay, Session, Target, Upstream,
+    Waker, Work,
+};
+use crate::tls::{Domain, Domains};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -50,6 +55,17 @@ impl Session for ProbeSession {
                             self.1 = 64;
                             return Next::Drain;
                         }
+                        b"tls" => {
+                            cx.write(b"go ahead\n");
+                            return Next::StartTls;
+                        }
+                        [b'r', b'e', b'l', b'a', b'y', b' ', port @ ..] => {
+                            let port = std::str::from_utf8(port).unwrap().parse().unwrap();
+                            return Next::Relay(Relay {
+                                upstream: Upstream::Dial(Box::new(Targets(vec![port, 1]))),
+                                ahead: b"ahead ".to_vec(),
+                            });
+                        }
                         b"bye" => {
                             cx.write(b"bye\n");
                             return Next::Close;
@@ -75,6 +91,14 @@ impl Session for ProbeSession {
                 }
                 Next::Read
             }
+            Event::Secured => {
+                assert!(cx.peer().is_secure());
+                Next::Read
+            }
+            Event::Unreachable => {
+                cx.write(b"unreachable\n");
+                Next::Read
+            }
             Event::Woken => {
                 cx.write(b"woken\n");
                 Next::Read
@@ -90,6 +114,22 @@ impl Session for ProbeSession {
             _ => Next::Close,
         }
     }
+}
+
+/// Ports of this machine, to be tried from the last to the first.
+#[derive(Debug)]
+struct Targets(Vec<u16>);
+
+impl Dial for Targets {
+    fn next(&mut self, _now: Instant) -> Option<(Target, Duration)> {
+        let port = self.0.pop()?;
+        Some((
+            Target::Tcp(SocketAddr::from(([127, 0, 0, 1], port))),
+            DEADLINE,
+        ))
+    }
+
+    fn outcome(&mut self, _result: &std::io::Result<()>, _now: Instant) {}
 }
 
 struct Running {
@@ -110,6 +150,7 @@ impl Running {
         change(&mut listener);
         let plan = Plan {
             workers: 2,
+            domains: domains().0,
             ..Plan::default()
         };
         let server = Server::bind(plan.listen(listener)).unwrap();
@@ -372,6 +413,212 @@ fn a_denied_datagram_is_dropped_and_counted() {
     good.send_to(b"abc", address).unwrap();
     good.recv(&mut [0; 8]).unwrap();
     assert_eq!(handle.status().listeners[0].rejected["restricted"], 1);
+    handle.shutdown();
+    thread.join().unwrap().unwrap();
+}
+
+/// A domain with a certificate that was made once, and the certificate.
+fn domains() -> (Arc<Domains>, rustls::pki_types::CertificateDer<'static>) {
+    static MADE: std::sync::OnceLock<(Arc<Domains>, rustls::pki_types::CertificateDer<'static>)> =
+        std::sync::OnceLock::new();
+    MADE.get_or_init(|| {
+        let made = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let certificate = made.cert.der().clone();
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let key = rustls::sign::CertifiedKey::from_der(vec![certificate.clone()], key, &provider)
+            .unwrap();
+        let domain = Domain {
+            name: "example.org".to_owned(),
+            aliases: Vec::new(),
+            addresses: Vec::new(),
+            certificate: Some(Arc::new(key)),
+        };
+        (
+            Arc::new(Domains::new(vec![domain], Some("example.org"))),
+            certificate,
+        )
+    })
+    .clone()
+}
+
+type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+fn secure(stream: TcpStream) -> TlsStream {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(domains().1).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "example.org".try_into().unwrap();
+    rustls::StreamOwned::new(
+        rustls::ClientConnection::new(Arc::new(config), name).unwrap(),
+        stream,
+    )
+}
+
+#[test]
+fn an_upgrade_in_mid_session_drops_what_was_sent_ahead_of_it() {
+    let server = Running::start(|_| {});
+    let mut stream = server.connect();
+    assert_eq!(ask(&mut stream, "tls\ninjected\n"), "go ahead\n");
+    let mut stream = secure(stream);
+    stream.write_all(b"hello\nbye\n").unwrap();
+    let mut all = String::new();
+    // Without a close_notify this would be an error: the stream was ended, not cut.
+    stream.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "hello\nbye\n");
+    server.wait_for("slots are free", |server| server.active() == 0);
+}
+
+#[test]
+fn a_secured_socket_says_nothing_in_clear() {
+    let server =
+        Running::start(|listener| listener.sockets[0].tls = crate::config::plan::TlsMode::On);
+    let mut stream = secure(server.connect());
+    stream.write_all(b"long\nbye\n").unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), 64 * 32 * 1024 + 4);
+    let mut clear = server.connect();
+    clear
+        .write_all(b"hello there, this is no handshake\n")
+        .unwrap();
+    let mut all = Vec::new();
+    let _ = clear.read_to_end(&mut all);
+    assert!(!all.windows(5).any(|window| window == b"hello"), "{all:?}");
+    server.wait_for("slots are free", |server| server.active() == 0);
+}
+
+#[test]
+fn a_half_handshake_ends_in_time_and_holds_no_worker() {
+    let server = Running::start(|listener| {
+        listener.sockets[0].tls = crate::config::plan::TlsMode::On;
+        if let Protocol::Tcp(tcp) = &mut listener.protocol {
+            tcp.handshake_timeout = Duration::from_millis(300);
+        }
+    });
+    let mut stalled: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
+    for stream in &mut stalled {
+        stream.write_all(&[22, 3, 1, 0, 100]).unwrap();
+    }
+    let mut fresh = secure(server.connect());
+    fresh.write_all(b"bye\n").unwrap();
+    let mut all = String::new();
+    fresh.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "bye\n");
+    for stream in &mut stalled {
+        assert!(matches!(stream.read(&mut [0; 64]), Ok(0) | Err(_)));
+    }
+    server.wait_for("slots are free", |server| server.active() == 0);
+}
+
+#[test]
+fn a_relay_carries_both_ways_and_tries_the_next_upstream() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = upstream.local_addr().unwrap().port();
+    let echo = std::thread::spawn(move || {
+        let (mut stream, _) = upstream.accept().unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        stream.write_all(&all).unwrap();
+    });
+    let server = Running::start(|_| {});
+    let mut stream = server.connect();
+    stream
+        .write_all(format!("relay {port}\nrest").as_bytes())
+        .unwrap();
+    let body = vec![b'y'; 1 << 20];
+    stream.write_all(&body).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert_eq!(&all[..10], b"ahead rest");
+    assert_eq!(all.len(), 10 + body.len());
+    echo.join().unwrap();
+    server.wait_for("slots are free", |server| server.active() == 0);
+}
+
+#[test]
+fn a_session_is_told_when_no_upstream_answers() {
+    let server = Running::start(|_| {});
+    let mut stream = server.connect();
+    assert_eq!(ask(&mut stream, "relay 1\n"), "unreachable\n");
+}
+
+/// Goes on from a fresh port; a `B` on the listener's port is passed to the exchange.
+#[derive(Default)]
+struct Fresh(parking_lot::Mutex<Option<ExchangeHandle>>);
+struct Talk;
+
+impl crate::session::DatagramModule for Fresh {
+    fn answer(
+        &self,
+        datagram: &crate::session::Datagram<'_>,
+        cx: &mut crate::session::DatagramContext<'_>,
+    ) {
+        if datagram.bytes == b"A" {
+            *self.0.lock() = cx.open(datagram.route, None, Box::new(Talk));
+        } else if let Some(handle) = &*self.0.lock() {
+            handle.pass(datagram.bytes);
+        }
+    }
+}
+
+impl Exchange for Talk {
+    fn handle(&mut self, event: ExchangeEvent<'_>, cx: &mut ExchangeContext<'_>) -> ExchangeNext {
+        let remote = cx.route().remote;
+        match event {
+            ExchangeEvent::Open => cx.send(remote, b"open"),
+            ExchangeEvent::Received { from, .. } => {
+                cx.send(from, b"received");
+                cx.set_alarm(Some(Duration::from_millis(10)));
+            }
+            ExchangeEvent::Passed(_) => cx.reply(b"passed"),
+            ExchangeEvent::Alarm => {
+                cx.send(remote, b"alarm");
+                return ExchangeNext::Close;
+            }
+            _ => return ExchangeNext::Close,
+        }
+        ExchangeNext::Wait
+    }
+}
+
+#[test]
+fn an_exchange_goes_on_from_a_fresh_port_of_the_address_that_was_asked() {
+    let listener =
+        ListenerPlan::udp("fresh", Arc::new(Fresh::default())).socket("[::]:0".parse().unwrap());
+    let server = Server::bind(
+        Plan {
+            workers: 2,
+            ..Plan::default()
+        }
+        .listen(listener),
+    )
+    .unwrap();
+    let (handle, port) = (server.handle(), server.addresses()[0].2.port());
+    let thread = std::thread::spawn(move || server.run());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let listener = SocketAddr::new("127.0.0.5".parse().unwrap(), port);
+    let mut buffer = [0; 64];
+    let mut hear = || {
+        let (count, from) = socket.recv_from(&mut buffer).unwrap();
+        (String::from_utf8(buffer[..count].to_vec()).unwrap(), from)
+    };
+    socket.send_to(b"A", listener).unwrap();
+    let (said, fresh) = hear();
+    assert_eq!((said.as_str(), fresh.ip()), ("open", listener.ip()));
+    assert_ne!(fresh.port(), port);
+    socket.send_to(b"B", listener).unwrap();
+    assert_eq!(hear(), ("passed".to_owned(), listener));
+    socket.send_to(b"C", fresh).unwrap();
+    assert_eq!(hear(), ("received".to_owned(), fresh));
+    assert_eq!(hear(), ("alarm".to_owned(), fresh));
     handle.shutdown();
     thread.join().unwrap().unwrap();
 }

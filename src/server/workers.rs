@@ -12,6 +12,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::datagrams::Batch;
+use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use crate::connection::{Connection, Fate, Lingering};
@@ -21,6 +22,7 @@ use crate::session::{Lane, Waker, Work};
 pub(crate) enum Resident {
     Connection(Box<Connection>, Arc<TcpListener>),
     Lingering(Box<Lingering>),
+    Exchange(Box<exchanges::Running>),
 }
 
 /// What a worker is given.
@@ -221,15 +223,25 @@ impl Core {
         slot: &mut Option<SlotGuard>,
     ) -> Option<Key> {
         let guard = slot.get_or_insert_with(|| self.reserve());
-        if !guard.registered {
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if let Err(error) = self.registry.register(stream, token(guard.key), interest) {
-                log::error!("cannot watch one more connection: {error}");
-                return None;
-            }
-            guard.registered = true;
+        if let Err(error) = self.watch(guard, stream) {
+            log::error!("cannot watch one more connection: {error}");
+            return None;
         }
         Some(guard.key)
+    }
+
+    /// Registers a slot's socket with the poll, once.
+    pub(crate) fn watch(
+        &self,
+        slot: &mut SlotGuard,
+        source: &mut impl mio::event::Source,
+    ) -> std::io::Result<()> {
+        if !slot.registered {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.registry.register(source, token(slot.key), interest)?;
+            slot.registered = true;
+        }
+        Ok(())
     }
 
     /// Registers a further socket of a slot's resident, under the slot's own token.
@@ -392,6 +404,23 @@ fn work(core: &Arc<Core>, tasks: &Receiver<Task>) {
             }
             Task::Turn(Resident::Lingering(lingering), signals) => {
                 linger(core, *lingering, signals, &mut scratch);
+            }
+            Task::Turn(Resident::Exchange(exchange), signals) => {
+                let name = exchange.listener();
+                let turn = || exchange.turn(signals, &mut scratch.input);
+                match catch_unwind(AssertUnwindSafe(turn)) {
+                    Ok(Some((exchange, exchanges::Rest::Until(alarm)))) => {
+                        let key = exchange.slot.key();
+                        core.rest(key, Resident::Exchange(exchange), exchanges::WANTS, alarm);
+                    }
+                    Ok(Some((exchange, exchanges::Rest::None))) => {
+                        core.enqueue(Resident::Exchange(exchange), Signals::NONE);
+                    }
+                    Ok(None) => {}
+                    Err(_) => {
+                        log::error!(target: &name, "the module panicked; its exchange is closed")
+                    }
+                }
             }
             Task::Datagrams(batch) => {
                 let name = batch.listener_name();
