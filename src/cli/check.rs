@@ -2,6 +2,7 @@
 //! `portreeve check`.
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use super::{Common, DONE};
 use crate::admission::ladder::Restriction;
@@ -28,6 +29,9 @@ pub(super) fn check(common: &Common) -> Result<ExitCode, ExitCode> {
     print(&rows);
     for notice in &plan.notices {
         println!("notice: {notice}");
+    }
+    for line in plan.domains.expiring(SystemTime::now()) {
+        println!("notice: {line}");
     }
     println!(
         "ok: {} listeners, {} sockets",

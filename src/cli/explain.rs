@@ -11,6 +11,7 @@ use super::{Common, DONE, FAILED, USAGE, check};
 use crate::admission::bans::Bans;
 use crate::admission::ladder::{self, Verdict};
 use crate::config::plan::{ListenerPlan, Plan, Protocol, SocketPlan};
+use crate::tls::{By, Source};
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -59,7 +60,10 @@ pub(super) fn explain(options: &Options) -> Result<ExitCode, ExitCode> {
     }
     let mut refused = false;
     for socket in sockets {
-        refused |= explain_socket(&plan, listener, socket, options.address);
+        let asked = options.socket.map(|socket| socket.ip().to_canonical());
+        let asked = asked.filter(|address| !address.is_unspecified());
+        let local = socket.address.or(asked);
+        refused |= explain_socket(&plan, listener, socket, options.address, local);
     }
     Ok(ExitCode::from(if refused { FAILED } else { DONE }))
 }
@@ -77,6 +81,7 @@ fn explain_socket(
     listener: &ListenerPlan,
     socket: &SocketPlan,
     address: IpAddr,
+    local: Option<IpAddr>,
 ) -> bool {
     let settings = match &listener.protocol {
         Protocol::Tcp(tcp) => Some((&tcp.limits, 0, 0)),
@@ -113,7 +118,9 @@ fn explain_socket(
         })
         .collect();
     check::print(&rows);
-    println!("  domain: none (tls: {})", socket.tls.name());
+    if let Protocol::Tcp(_) = &listener.protocol {
+        println!("  domain: {}", domain(plan, socket, local));
+    }
     let refusal = rungs.iter().find(|rung| rung.verdict == Verdict::Refuse);
     match refusal {
         Some(rung) => println!("  refused: {}", rung.name),
@@ -121,4 +128,21 @@ fn explain_socket(
         None => println!("  admitted"),
     }
     refusal.is_some()
+}
+
+/// The domain of a client that names no server, and what chose it.
+fn domain(plan: &Plan, socket: &SocketPlan, local: Option<IpAddr>) -> String {
+    let tls = format!("tls: {}", socket.tls.name());
+    let Some((domain, by)) = plan.domains.find(None, local) else {
+        return format!("none ({tls})");
+    };
+    let by = match (by, local) {
+        (By::Address, Some(local)) => format!("by the local address {local}"),
+        _ => "by default_domain".to_owned(),
+    };
+    let certificate = match &domain.certificate {
+        Source::None => ", it has no certificate",
+        Source::SelfSigned | Source::Given(_) => "",
+    };
+    format!("{} ({by}{certificate}; {tls})", domain.name)
 }

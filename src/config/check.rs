@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ConfigError;
+use super::domains;
 use super::field::{Field, Text};
 use super::plan::{ListenerPlan, Network, Plan, Protocol, SocketPlan, TcpPlan, TlsMode, UdpPlan};
 use super::raw;
@@ -14,6 +15,7 @@ use crate::admission::address_list::AddressList;
 use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
 use crate::modules::{self, Settings};
+use crate::tls::{ClientAuthority, Domains};
 
 /// Checks the server's file and the listeners'. Errors go to `errors`.
 pub(super) fn plan(
@@ -35,8 +37,13 @@ pub(super) fn plan(
         .unwrap_or_else(|| "../var".to_owned());
     let drain = duration(text, server.drain, errors);
     let network = network(text, server.network, errors);
-    unbuilt(text, server.domains, errors, "domains are");
-    unbuilt(text, server.default_domain, errors, "domains are");
+    let domains = domains::domains(
+        text,
+        server.domains,
+        server.default_domain,
+        errors,
+        &mut notices,
+    );
     unbuilt(text, server.accounts, errors, "accounts are");
     let state_dir = base.join(state_dir);
     let mut checked = Vec::new();
@@ -45,6 +52,7 @@ pub(super) fn plan(
         let mut listener = Check {
             text,
             state_dir: &state_dir,
+            domains: &domains,
             errors,
             notices: &mut notices,
             claims: &mut claims,
@@ -56,7 +64,7 @@ pub(super) fn plan(
         workers: workers.unwrap_or(defaults.workers),
         state_dir,
         network: Arc::new(network),
-        domains: Arc::default(),
+        domains: Arc::new(domains),
         drain: drain.unwrap_or(defaults.drain),
         listeners: checked,
         notices,
@@ -143,6 +151,7 @@ struct Claim {
 struct Check<'a, 'e> {
     text: Text<'a>,
     state_dir: &'e Path,
+    domains: &'e Domains,
     errors: &'e mut Vec<ConfigError>,
     notices: &'e mut Vec<String>,
     claims: &'e mut Vec<Claim>,
@@ -323,10 +332,7 @@ impl<'a> Check<'a, '_> {
         field: Field<'a, Vec<Field<'a, raw::Socket<'a>>>>,
         backlog: Option<i32>,
     ) -> Vec<SocketPlan> {
-        let rows: Vec<Field<'a, raw::Socket<'a>>> = field
-            .raw()
-            .and_then(|raw| self.text.read(raw, self.errors))
-            .unwrap_or_default();
+        let rows = self.text.each(field, self.errors);
         let mut plans = Vec::new();
         for row in &rows {
             let plan = self.socket(listener, transport, *row);
@@ -349,26 +355,33 @@ impl<'a> Check<'a, '_> {
     ) -> Option<SocketPlan> {
         let text = self.text;
         let row: raw::Socket<'a> = text.read(field.raw()?, self.errors)?;
-        let address = text.map(row.address, self.errors, |address| {
-            let parsed = address
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .parse::<IpAddr>();
-            match parsed.map(|address| address.to_canonical()) {
-                Ok(address) if address.is_unspecified() => {
-                    Err("leave address out to mean all addresses".to_owned())
-                }
-                Ok(address) => Ok(address),
-                Err(_) => Err(format!("expected an IP address, found {address:?}")),
+        let address = text.map(row.address, self.errors, |text| match address(&text)? {
+            address if address.is_unspecified() => {
+                Err("leave address out to mean all addresses".to_owned())
             }
+            address => Ok(address),
         });
-        let tls = text.get(row.tls, self.errors);
-        if transport == "udp" && row.tls.is_set() {
-            text.complain(row.tls, self.errors, "UDP has no TLS");
-        } else if matches!(tls, Some(raw::Tls::On)) {
-            text.complain(row.tls, self.errors, "TLS is not part of this build yet");
+        let tls = match text.get(row.tls, self.errors) {
+            Some(raw::Tls::On) => TlsMode::On,
+            Some(raw::Tls::Ext) => TlsMode::Ext,
+            Some(raw::Tls::Off) | None => TlsMode::Off,
+        };
+        if transport == "udp" {
+            self.refuse_on_udp(row.tls, "TLS");
+            self.refuse_on_udp(row.client_ca, "TLS");
+            self.refuse_on_udp(row.proxy_from, "PROXY header");
+        } else if tls == TlsMode::On
+            && !self
+                .domains
+                .iter()
+                .any(|domain| domain.certificate.is_some())
+        {
+            self.notice(
+                row.tls,
+                "no domain has a certificate: every handshake on this socket will fail",
+            );
         }
-        unbuilt(text, row.proxy_from, self.errors, "PROXY headers are");
+        let client_ca = self.client_ca(row.client_ca, tls);
         let restriction: Option<raw::Restriction<'a>> = row
             .restriction
             .raw()
@@ -384,6 +397,7 @@ impl<'a> Check<'a, '_> {
             Some(raw::Restriction::Deny(field)) => Restriction::Deny(list(field)),
             None => Restriction::Open,
         };
+        let proxy_from = row.proxy_from.is_set().then(|| list(row.proxy_from));
         if !row.port.is_set() {
             text.complain(field, self.errors, "every socket needs a port");
             return None;
@@ -404,24 +418,56 @@ impl<'a> Check<'a, '_> {
             address,
             place,
         });
-        let tls = match tls {
-            Some(raw::Tls::On) => TlsMode::On,
-            Some(raw::Tls::Ext) => TlsMode::Ext,
-            Some(raw::Tls::Off) | None => TlsMode::Off,
-        };
         Some(SocketPlan {
             port,
             address,
             tls,
             restriction,
+            proxy_from,
+            client_ca,
             ..SocketPlan::default()
         })
+    }
+
+    fn refuse_on_udp<T>(&mut self, field: Field<'a, T>, what: &str) {
+        if field.is_set() {
+            self.text
+                .complain(field, self.errors, format!("UDP has no {what}"));
+        }
+    }
+
+    fn client_ca(&mut self, field: Field<'a, String>, tls: TlsMode) -> Option<ClientAuthority> {
+        let file = self.text.path(field, self.errors)?;
+        if tls == TlsMode::Ext {
+            let message = "on a tls: Ext socket something in front asks for certificates, not we";
+            self.text.complain(field, self.errors, message);
+            return None;
+        }
+        match ClientAuthority::read(&file) {
+            Ok(authority) => Some(authority),
+            Err(why) => {
+                let message = format!("{}: {why}", file.display());
+                self.text.complain(field, self.errors, message);
+                None
+            }
+        }
     }
 
     fn notice<T>(&mut self, field: Field<'a, T>, message: &str) {
         let offset = field.raw().map_or(0, |raw| self.text.offset(raw));
         self.notices
             .push(self.text.error(offset, message.to_owned()).to_string());
+    }
+}
+
+/// An IP address, with or without brackets; never an IPv4-mapped one.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    match bare.unwrap_or(text).parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => Err(format!("expected an IP address, found {text:?}")),
     }
 }
 

@@ -2,7 +2,7 @@
 //! Keys of a RON file, each read by itself, so that every wrong one is reported with its place.
 
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ron::Options;
 use ron::extensions::Extensions;
@@ -133,6 +133,28 @@ impl<'a> Text<'a> {
     ) {
         let offset = field.raw.map_or(0, |raw| self.offset(raw));
         errors.push(self.error(offset, message.into()));
+    }
+
+    /// The values of a list, each with its own place.
+    pub(crate) fn each<T>(
+        &self,
+        field: Field<'a, Vec<Field<'a, T>>>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Vec<Field<'a, T>> {
+        field
+            .raw
+            .and_then(|raw| self.read(raw, errors))
+            .unwrap_or_default()
+    }
+
+    /// A path relative to this file.
+    pub(crate) fn path(
+        &self,
+        field: Field<'a, String>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<PathBuf> {
+        let path = self.get(field, errors)?;
+        Some(self.file.parent().unwrap_or(Path::new("")).join(path))
     }
 
     /// The address list in a string; its errors name their own lines.

@@ -11,7 +11,7 @@ use crate::admission::address_list::AddressList;
 use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
 use crate::session::{DatagramModule, Module};
-use crate::tls::Domains;
+use crate::tls::{ClientAuthority, Domains};
 
 /// A whole configuration.
 #[derive(Debug)]
@@ -105,6 +105,8 @@ impl Default for SocketPlan {
             address: None,
             tls: TlsMode::Off,
             restriction: Restriction::Open,
+            proxy_from: None,
+            client_ca: None,
             // mio's own bind takes 128, which overflows at 300 quick connects and costs them a second.
             backlog: 4096,
         }
@@ -192,6 +194,10 @@ pub struct SocketPlan {
     pub tls: TlsMode,
     /// Who may connect.
     pub restriction: Restriction,
+    /// Senders that begin each connection with a PROXY header.
+    pub proxy_from: Option<AddressList>,
+    /// Who must have signed the clients' certificates.
+    pub client_ca: Option<ClientAuthority>,
     /// Connections the kernel holds until they are accepted.
     pub backlog: i32,
 }

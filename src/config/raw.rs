@@ -16,7 +16,7 @@ pub(super) struct Server<'a> {
     #[serde(borrow, default)]
     pub(super) network: Field<'a, Network<'a>>,
     #[serde(borrow, default)]
-    pub(super) domains: Field<'a, ()>,
+    pub(super) domains: Field<'a, Vec<Field<'a, Domain<'a>>>>,
     #[serde(borrow, default)]
     pub(super) default_domain: Field<'a, String>,
     #[serde(borrow, default)]
@@ -39,6 +39,38 @@ pub(super) struct Network<'a> {
     pub(super) cluster: Field<'a, String>,
     #[serde(borrow, default)]
     pub(super) ipv6_prefix: Field<'a, u8>,
+}
+
+/// One of `domains: [..]`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Domain<'a> {
+    #[serde(borrow, default)]
+    pub(super) name: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) aliases: Field<'a, Vec<Field<'a, String>>>,
+    #[serde(borrow, default)]
+    pub(super) addresses: Field<'a, Vec<Field<'a, String>>>,
+    #[serde(borrow, default)]
+    pub(super) certificate: Field<'a, Certificate<'a>>,
+}
+
+/// `certificate: ..`.
+#[derive(Deserialize)]
+pub(super) enum Certificate<'a> {
+    SelfSigned,
+    #[serde(borrow)]
+    Files(Files<'a>),
+}
+
+/// `Files(..)`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Files<'a> {
+    #[serde(borrow, default)]
+    pub(super) chain: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) key: Field<'a, String>,
 }
 
 /// `listeners/NAME.ron`.
@@ -116,6 +148,8 @@ pub(super) struct Socket<'a> {
     pub(super) restriction: Field<'a, Restriction<'a>>,
     #[serde(borrow, default)]
     pub(super) proxy_from: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) client_ca: Field<'a, String>,
 }
 
 /// `tls: ..`.

@@ -16,10 +16,11 @@ use super::relay::{Progress, Relaying};
 use super::transport::{Flushed, Got, Shaken, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
-use crate::server::listener::{Handshake, TcpListener};
+use crate::server::listener::{Handshake, TcpListener, TcpSocket};
 use crate::server::parked::Signals;
 use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
 use crate::session::{Outcome, Peer, Security, Work};
+use crate::tls::Acceptors;
 
 /// Reads in one turn before a busy connection goes to the back of the queue.
 const READS_A_TURN: u32 = 16;
@@ -32,6 +33,7 @@ pub(crate) struct Connection {
     transport: Transport,
     peer: Box<Peer>,
     listener: Arc<TcpListener>,
+    acceptors: Arc<Acceptors>,
     stream: TcpStream,
     slot: Option<SlotGuard>,
     outcome: Option<Outcome>,
@@ -64,15 +66,16 @@ impl Connection {
     pub(crate) fn new(
         admitted: Admitted,
         stream: TcpStream,
+        slot: Option<SlotGuard>,
         peer: Box<Peer>,
-        listener: Arc<TcpListener>,
-        tls: TlsMode,
+        socket: &TcpSocket,
         now: Instant,
     ) -> Box<Self> {
+        let listener = Arc::clone(&socket.listener);
         let mut driver = Driver::new(listener.idle_timeout, now);
         let mut transport = Transport::Clear;
         let mut shaking = None;
-        if tls == TlsMode::On {
+        if socket.plan.tls == TlsMode::On {
             transport.secure();
             shaking = Some(now + listener.handshake_timeout);
         } else {
@@ -86,8 +89,9 @@ impl Connection {
             relay: None,
             peer,
             listener,
+            acceptors: Arc::clone(&socket.acceptors),
             stream,
-            slot: None,
+            slot,
             outcome: None,
             readable: true,
             hangup: false,
@@ -264,14 +268,13 @@ impl Connection {
         let Connection {
             transport,
             stream,
-            listener,
+            acceptors,
             peer,
             ..
         } = self;
         let local = peer.local.ip();
         let mut refused = None;
-        let shaken = transport.shake(stream, &mut |server_name| match listener
-            .acceptors
+        let shaken = transport.shake(stream, &mut |server_name| match acceptors
             .choose(server_name, local)
         {
             Ok((domain, config)) => Some((domain.to_owned(), Arc::clone(config))),

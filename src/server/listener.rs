@@ -4,13 +4,14 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter};
 
 use crate::admission::ladder::Reason;
 use crate::admission::limits::Limits;
+use crate::config::plan::SocketPlan;
 use crate::session::{Abuse, DatagramModule, Module};
 use crate::tls::Acceptors;
 
@@ -41,6 +42,7 @@ pub(crate) struct Counters {
     abuse: AtomicU64,
     handshakes: [AtomicU64; Handshake::ALL.len()],
     panics: AtomicU64,
+    bad_prefaces: AtomicU64,
 }
 
 impl Counters {
@@ -60,6 +62,10 @@ impl Counters {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn bad_preface(&self) {
+        self.bad_prefaces.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -77,11 +83,21 @@ pub(crate) struct TcpListener {
     pub(crate) counters: Counters,
     pub(crate) idle_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
-    pub(crate) acceptors: Acceptors,
+    /// PROXY headers awaited now.
+    pub(crate) prefaces: AtomicUsize,
     /// When an error that a peer can cause was logged last, in seconds of the wall clock.
     pub(crate) complained: AtomicU64,
     pub(crate) client_speaks_first: bool,
     pub(crate) log_level: LevelFilter,
+}
+
+/// A listening TCP socket at run time, as its connections need it.
+pub(crate) struct TcpSocket {
+    pub(crate) listener: Arc<TcpListener>,
+    pub(crate) plan: SocketPlan,
+    pub(crate) acceptors: Arc<Acceptors>,
+    /// Where its listener's refusals are noted.
+    pub(crate) refusals: usize,
 }
 
 impl TcpListener {

@@ -3,9 +3,12 @@
 
 pub(crate) mod datagrams;
 mod exchanges;
+mod gate;
 pub(crate) mod listener;
+mod open;
 pub(crate) mod parked;
 mod poll_loop;
+mod preface;
 mod refusals;
 mod sockets;
 pub mod status;
@@ -18,8 +21,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::{Events, Poll, Token};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,16 +31,17 @@ use signal_hook_mio::v1_0::Signals as SignalSource;
 pub use sockets::StartError;
 
 use self::datagrams::UdpSockets;
-use self::listener::{Counters, TcpListener, UdpListener};
-use self::poll_loop::{Kind, PollLoop, Source};
+use self::gate::Gate;
+use self::listener::{Counters, TcpListener};
+use self::open::Tls;
+use self::poll_loop::PollLoop;
 use self::refusals::Refusals;
 use self::status::{ListenerStatus, SocketStatus, Status, WorkerStatus};
 use self::workers::{Core, Workers};
 use crate::admission::bans::Bans;
 use crate::admission::ladder::Reason;
-use crate::admission::limits::Limits;
-use crate::config::plan::{ListenerPlan, Plan, Protocol, SocketPlan};
-use crate::tls::{self, Acceptors, Domains};
+use crate::config::plan::{Plan, SocketPlan};
+use crate::tls;
 
 /// Tokens of the poll that are no listening sockets; generation 0, out of their range.
 const WAKE: Token = Token(0xffff_fffe);
@@ -82,19 +86,24 @@ impl Server {
     pub fn bind(plan: Plan) -> Result<Server, StartError> {
         let refused = |error: rustls::Error| StartError(format!("cannot start: {error}"));
         let system = |error: io::Error| StartError(format!("cannot start: {error}"));
-        let descriptors = raise_descriptors();
-        warn_descriptors(&plan, descriptors);
+        let descriptors = open::raise_descriptors();
+        open::warn_descriptors(&plan, descriptors);
         let poll = Poll::new().map_err(system)?;
         let registry = poll.registry().try_clone().map_err(system)?;
         let waker = mio::Waker::new(poll.registry(), WAKE).map_err(system)?;
+        let domains = plan.domains.prepare(&plan.state_dir, SystemTime::now());
+        let domains = domains.map_err(system)?;
         let tls = Tls {
-            domains: plan.domains,
+            domains: Arc::new(domains),
             ticketer: tls::ticketer().map_err(refused)?,
         };
+        for line in tls.domains.expiring(SystemTime::now()) {
+            log::warn!("{line}");
+        }
         let (mut sources, mut listeners, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for listener in plan.listeners {
             let name = Arc::clone(&listener.name);
-            listeners.push(open(listener, &tls, refusals.len(), &mut sources)?);
+            listeners.push(open::open(listener, &tls, refusals.len(), &mut sources)?);
             refusals.push((name, Refusals::default()));
         }
         let workers = Workers::start(plan.workers, registry, waker).map_err(system)?;
@@ -114,7 +123,8 @@ impl Server {
             shutdowns: AtomicU32::new(0),
         });
         let bans = Arc::new(Bans::default());
-        let mut poll_loop = PollLoop::new(poll, core, sources, plan.network, bans, refusals);
+        let gate = Gate::new(Arc::clone(&core), plan.network, bans, refusals);
+        let mut poll_loop = PollLoop::new(poll, core, sources, gate);
         poll_loop.open().map_err(system)?;
         Ok(Server {
             poll_loop,
@@ -197,8 +207,8 @@ impl Server {
                 self.shared
                     .tcp()
                     .for_each(|listener| listener.limits.set_waiting(true));
-                for (resident, signals) in core.parked.shutdown() {
-                    core.enqueue(resident, signals);
+                for woken in core.parked.shutdown() {
+                    self.poll_loop.dispatch(Some(woken));
                 }
                 now + self.drain
             });
@@ -296,124 +306,5 @@ impl Running {
             rejected,
             sockets: self.sockets.iter().map(socket).collect(),
         }
-    }
-}
-
-/// What TLS needs of the whole server.
-struct Tls {
-    domains: Arc<Domains>,
-    ticketer: Arc<dyn rustls::server::ProducesTickets>,
-}
-
-/// Binds one listener's sockets and adds them to the poll loop's sources.
-fn open(
-    plan: ListenerPlan,
-    tls: &Tls,
-    refusals: usize,
-    sources: &mut Vec<Source>,
-) -> Result<Running, StartError> {
-    let (name, log_level) = (plan.name, plan.log_level);
-    let bound_at = |address: io::Result<SocketAddr>| {
-        address.map_err(|error| StartError(format!("listener {name}: {error}")))
-    };
-    match plan.protocol {
-        Protocol::Tcp(tcp) => {
-            let acceptors = Acceptors::new(&tls.domains, &tcp.module.alpn(), &tls.ticketer)
-                .map_err(|error| StartError(format!("listener {name}: {error}")))?;
-            let listener = Arc::new(TcpListener {
-                name: Arc::clone(&name),
-                handshake_timeout: tcp.handshake_timeout,
-                acceptors,
-                complained: AtomicU64::new(0),
-                idle_timeout: tcp
-                    .idle_timeout
-                    .unwrap_or_else(|| tcp.module.idle_timeout()),
-                client_speaks_first: tcp.module.client_speaks_first(),
-                module: tcp.module,
-                limits: Arc::new(Limits::new(tcp.limits)),
-                counters: Counters::default(),
-                log_level,
-            });
-            let mut sockets = Vec::new();
-            for plan in plan.sockets {
-                let socket = sockets::bind_tcp(&name, &plan)?;
-                sockets.push((plan.clone(), bound_at(socket.local_addr())?));
-                let kind = Kind::Tcp {
-                    socket,
-                    listener: Arc::clone(&listener),
-                    refusals,
-                };
-                sources.push(Source::new(kind, plan));
-            }
-            Ok(Running {
-                kind: RunningKind::Tcp(listener),
-                sockets,
-            })
-        }
-        Protocol::Udp(udp) => {
-            let listener = Arc::new(UdpListener {
-                name: Arc::clone(&name),
-                module: udp.module,
-                counters: Counters::default(),
-                log_level,
-            });
-            let (mut bound, mut sockets) = (Vec::new(), Vec::new());
-            for plan in &plan.sockets {
-                let udp = sockets::bind_udp(&name, plan)?;
-                sockets.push((plan.clone(), bound_at(udp.socket.local_addr())?));
-                bound.push((udp.socket, udp.ipv6));
-            }
-            let group = Arc::new(UdpSockets {
-                listener,
-                sockets: bound,
-                waiting: AtomicUsize::new(0),
-                exchanges: Arc::new(AtomicUsize::new(0)),
-                alarms: parking_lot::Mutex::new(Vec::new()),
-            });
-            for (index, plan) in (0..).zip(plan.sockets) {
-                sources.push(Source::new(
-                    Kind::Udp {
-                        group: Arc::clone(&group),
-                        index,
-                        refusals,
-                    },
-                    plan,
-                ));
-            }
-            Ok(Running {
-                kind: RunningKind::Udp(group),
-                sockets,
-            })
-        }
-    }
-}
-
-/// Raises the limit of open descriptors as far as the system lets us; what it is then.
-fn raise_descriptors() -> u64 {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return u64::MAX;
-    };
-    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
-        hard
-    } else {
-        soft
-    }
-}
-
-/// Says at start when channels cannot all be served.
-fn warn_descriptors(plan: &Plan, descriptors: u64) {
-    let mut need = 64;
-    for listener in &plan.listeners {
-        need += listener.sockets.len() as u64;
-        if let Protocol::Tcp(tcp) = &listener.protocol {
-            need += u64::from(tcp.limits.channels);
-        }
-    }
-    if need > descriptors {
-        log::warn!(
-            "the channels of all listeners need {need} descriptors, the system gives {descriptors}: \
-             newcomers will wait when they run out (raise the hard limit, see ulimit -Hn)"
-        );
     }
 }

@@ -1,29 +1,22 @@
 #![forbid(unsafe_code)]
 //! The one poll loop: accepts, reads datagrams, minds the parked, and runs no module code.
 
-use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use super::datagrams::{Batch, MOST_BATCHES, UdpSockets};
-use super::listener::TcpListener;
+use super::gate::Gate;
+use super::listener::TcpSocket;
 use super::parked::Signals;
-use super::refusals::Refusals;
 use super::sockets;
 use super::udp_io;
-use super::workers::{self, Core};
-use crate::admission::bans::Bans;
-use crate::admission::ladder::{self, Admitted, Cleared, Reason};
-use crate::config::plan::{Network, SocketPlan, TlsMode};
-use crate::connection::Connection;
-use crate::session::{Peer, Security};
+use super::workers::{self, Core, Resident};
+use crate::admission::ladder::Restriction;
 
 /// Connections accepted from one socket before the others get their share.
 const ACCEPT_BUDGET: usize = 64;
@@ -31,21 +24,9 @@ const ACCEPT_BUDGET: usize = 64;
 const RECEIVE_BUDGET: usize = 8;
 /// How long a socket rests when descriptors have run out.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
-/// The most time a newcomer that a count would refuse waits for turns that are under way. A peer that
-/// closes and connects anew is often faster than the turn that sees its close.
-const LAST_LOOK: Duration = Duration::from_secs(1);
-/// The least time it waits: a close and a new connection that were sent one after the other may reach us
-/// in this order on a loaded machine.
-const SECOND_LOOK: Duration = Duration::from_millis(10);
-/// How often those turns are looked at while nothing else happens.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
-/// Newcomers that wait for a second look; further ones are refused at once.
-const MOST_DOUBTFUL: usize = 128;
-
 /// A listening socket and whose it is.
 pub(crate) struct Source {
-    pub(crate) kind: Kind,
-    pub(crate) plan: SocketPlan,
+    kind: Kind,
     /// Not read to the end since its last event. Edge-triggered polls speak once.
     undrained: bool,
     /// No descriptors: not before this time.
@@ -55,37 +36,25 @@ pub(crate) struct Source {
 /// The two transports of a source.
 pub(crate) enum Kind {
     Tcp {
-        socket: mio::net::TcpListener,
-        listener: Arc<TcpListener>,
-        refusals: usize,
+        accepts: mio::net::TcpListener,
+        socket: Arc<TcpSocket>,
     },
     Udp {
         group: Arc<UdpSockets>,
         index: u32,
         refusals: usize,
+        restriction: Restriction,
     },
 }
 
 impl Source {
-    pub(crate) fn new(kind: Kind, plan: SocketPlan) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         Source {
             kind,
-            plan,
             undrained: true,
             paused: None,
         }
     }
-}
-
-/// A newcomer whom a count would refuse now.
-struct Doubtful {
-    stream: TcpStream,
-    remote: SocketAddr,
-    cleared: Cleared,
-    source: usize,
-    since: Instant,
-    /// The turns that may still free a slot for it; known once the events that came with it are queued.
-    mark: Option<u64>,
 }
 
 /// The state of the poll thread.
@@ -95,34 +64,18 @@ pub(crate) struct PollLoop {
     sources: Vec<Source>,
     /// Sources that were not read to the end.
     undrained: Vec<usize>,
-    /// Listeners with refusals that nobody has spoken of yet.
-    hushed: Vec<usize>,
-    pub(crate) network: Arc<Network>,
-    pub(crate) bans: Arc<Bans>,
-    refusals: Vec<(Arc<str>, Refusals)>,
-    doubtful: VecDeque<Doubtful>,
+    gate: Gate,
     descriptors_warned: Option<Instant>,
 }
 
 impl PollLoop {
-    pub(crate) fn new(
-        poll: Poll,
-        core: Arc<Core>,
-        sources: Vec<Source>,
-        network: Arc<Network>,
-        bans: Arc<Bans>,
-        refusals: Vec<(Arc<str>, Refusals)>,
-    ) -> Self {
+    pub(crate) fn new(poll: Poll, core: Arc<Core>, sources: Vec<Source>, gate: Gate) -> Self {
         PollLoop {
             poll,
             core,
             undrained: (0..sources.len()).collect(),
-            hushed: Vec::new(),
             sources,
-            network,
-            bans,
-            refusals,
-            doubtful: VecDeque::new(),
+            gate,
             descriptors_warned: None,
         }
     }
@@ -136,10 +89,10 @@ impl PollLoop {
     pub(crate) fn open(&mut self) -> io::Result<()> {
         for (index, source) in self.sources.iter_mut().enumerate() {
             match &mut source.kind {
-                Kind::Tcp { socket, .. } => {
+                Kind::Tcp { accepts, .. } => {
                     self.poll
                         .registry()
-                        .register(socket, Token(index), Interest::READABLE)?;
+                        .register(accepts, Token(index), Interest::READABLE)?;
                 }
                 Kind::Udp {
                     group, index: at, ..
@@ -158,9 +111,7 @@ impl PollLoop {
 
     /// Stops accepting: the kernel refuses newcomers from here on.
     pub(crate) fn close(&mut self) {
-        for doubtful in std::mem::take(&mut self.doubtful) {
-            sockets::reset(doubtful.stream);
-        }
+        self.gate.close();
         self.undrained.clear();
         self.sources.clear();
     }
@@ -182,7 +133,10 @@ impl PollLoop {
         }
         for event in &*events {
             match workers::key(event.token()) {
-                Some(key) => self.core.signal(key, signals(event)),
+                Some(key) => {
+                    let woken = self.core.parked.signal(key, signals(event));
+                    self.dispatch(woken);
+                }
                 None => match self.sources.get_mut(event.token().0) {
                     Some(source) if source.undrained => {}
                     Some(source) => {
@@ -194,10 +148,10 @@ impl PollLoop {
             }
         }
         let now = Instant::now();
-        while let Some((resident, signals)) = self.core.parked.due(now) {
-            self.core.enqueue(resident, signals);
+        while let Some(due) = self.core.parked.due(now) {
+            self.dispatch(Some(due));
         }
-        self.look_again(now);
+        self.gate.look_again(now);
         let undrained = std::mem::take(&mut self.undrained);
         for &index in &undrained {
             let source = &mut self.sources[index];
@@ -210,32 +164,35 @@ impl PollLoop {
         let sources = &self.sources;
         self.undrained.retain(|index| sources[*index].undrained);
         self.alarms(now);
-        self.speak(now);
+        self.gate.speak(now);
         Ok(())
+    }
+
+    /// Sends a resident that has something to do where it is done.
+    pub(crate) fn dispatch(&mut self, woken: Option<(Resident, Signals)>) {
+        match woken {
+            Some((Resident::Preface(preface), signals)) => self.gate.preface(preface, signals),
+            Some((resident, signals)) => self.core.enqueue(resident, signals),
+            None => {}
+        }
     }
 
     /// How long the poll may sleep.
     fn sleep(&self, now: Instant, until: Option<Instant>) -> Option<Duration> {
         let mut undrained = self.undrained.iter().map(|index| &self.sources[*index]);
         let ready = undrained.any(|source| source.paused.is_none());
-        if ready || self.doubtful.iter().any(|doubtful| doubtful.mark.is_none()) {
+        if ready || self.gate.is_hasty() {
             return Some(Duration::ZERO);
         }
         let paused = self
             .undrained
             .iter()
             .filter_map(|index| self.sources[*index].paused);
-        let doubtful = (!self.doubtful.is_empty()).then(|| now + LOOK_AGAIN);
-        let refusals = self
-            .hushed
-            .iter()
-            .filter_map(|index| self.refusals[*index].1.next());
         let alarms = self
             .udp_groups()
             .filter_map(|group| group.alarms.lock().iter().map(|(at, _)| *at).min());
         let own = paused
-            .chain(doubtful)
-            .chain(refusals)
+            .chain(self.gate.next(now))
             .chain(alarms)
             .chain(until)
             .min();
@@ -262,12 +219,13 @@ impl PollLoop {
 
     fn accept(&mut self, index: usize, now: Instant) {
         for _ in 0..ACCEPT_BUDGET {
-            let Kind::Tcp { socket, .. } = &self.sources[index].kind else {
+            let Kind::Tcp { accepts, socket } = &self.sources[index].kind else {
                 return;
             };
-            match socket.accept() {
+            match accepts.accept() {
                 Ok((stream, remote)) => {
-                    self.newcomer(index, stream, sockets::canonical(remote), now)
+                    let remote = sockets::canonical(remote);
+                    self.gate.accepted(socket, stream, remote, now);
                 }
                 Err(error) => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
                     _ if error.kind() == io::ErrorKind::WouldBlock => {
@@ -291,200 +249,40 @@ impl PollLoop {
         }
     }
 
-    fn newcomer(&mut self, index: usize, stream: TcpStream, remote: SocketAddr, now: Instant) {
-        let source = &self.sources[index];
-        let Kind::Tcp { listener, .. } = &source.kind else {
-            return;
-        };
-        let cleared = match ladder::clear(
-            remote.ip(),
-            &self.network,
-            &self.bans,
-            &source.plan.restriction,
-            SystemTime::now(),
-        ) {
-            Ok(cleared) => cleared,
-            Err(reason) => return self.refuse(index, stream, remote, reason),
-        };
-        match listener.limits.admit(cleared) {
-            Ok(admitted) => self.admit(index, stream, remote, admitted, now),
-            // Nobody is there any more to be refused.
-            Err(_) if has_left(&stream) => {}
-            Err((_, cleared)) if self.doubtful.len() < MOST_DOUBTFUL => {
-                listener.limits.set_waiting(true);
-                self.doubtful.push_back(Doubtful {
-                    stream,
-                    remote,
-                    cleared,
-                    source: index,
-                    since: now,
-                    mark: None,
-                });
-            }
-            Err((reason, _)) => self.refuse(index, stream, remote, reason),
-        }
-    }
-
-    /// Decides about newcomers that a count would have refused, once nothing under way can change it.
-    fn look_again(&mut self, now: Instant) {
-        if self.doubtful.is_empty() {
-            return;
-        }
-        let mark = self.core.mark();
-        let mut moved = false;
-        for _ in 0..self.doubtful.len() {
-            let Some(mut doubtful) = self.doubtful.pop_front() else {
-                return;
-            };
-            let source = self.sources.get(doubtful.source).map(|source| &source.kind);
-            let Some(Kind::Tcp { listener, .. }) = source else {
-                continue;
-            };
-            let settled = now >= doubtful.since + SECOND_LOOK
-                && doubtful.mark.is_some_and(|mark| self.core.has_passed(mark));
-            match listener.limits.admit(doubtful.cleared) {
-                Ok(admitted) => {
-                    moved = true;
-                    self.admit(
-                        doubtful.source,
-                        doubtful.stream,
-                        doubtful.remote,
-                        admitted,
-                        now,
-                    );
-                }
-                Err(_) if has_left(&doubtful.stream) => {}
-                Err((reason, _)) if !moved && (settled || now >= doubtful.since + LAST_LOOK) => {
-                    self.refuse(doubtful.source, doubtful.stream, doubtful.remote, reason);
-                }
-                Err((_, cleared)) => {
-                    // One that was just let in may be as short-lived as the one before it.
-                    doubtful.mark = if moved {
-                        None
-                    } else {
-                        doubtful.mark.or(Some(mark))
-                    };
-                    self.doubtful.push_back(Doubtful {
-                        cleared,
-                        ..doubtful
-                    });
-                }
-            }
-        }
-        if self.doubtful.is_empty() {
-            for source in &self.sources {
-                if let Kind::Tcp { listener, .. } = &source.kind {
-                    listener.limits.set_waiting(false);
-                }
-            }
-        }
-    }
-
-    fn admit(
-        &mut self,
-        index: usize,
-        stream: TcpStream,
-        remote: SocketAddr,
-        admitted: Admitted,
-        now: Instant,
-    ) {
-        let source = &self.sources[index];
-        let Kind::Tcp { listener, .. } = &source.kind else {
-            return;
-        };
-        let Ok(local) = sockets::local_address(&stream) else {
-            return;
-        };
-        listener.counters.accept();
-        let peer = Box::new(Peer {
-            remote,
-            local,
-            class: admitted.class(),
-            cluster: admitted.cluster(),
-            blacklisted: admitted.blacklisted(),
-            security: match source.plan.tls {
-                TlsMode::Ext => Security::External,
-                TlsMode::Off | TlsMode::On => Security::Clear,
-            },
-            may_start_tls: source.plan.tls == TlsMode::Off
-                && listener.acceptors.can_serve(local.ip()),
-            listener: Arc::clone(&listener.name),
-        });
-        listener.log(log::Level::Debug, format_args!("{remote} connected"));
-        let connection = Connection::new(
-            admitted,
-            stream,
-            peer,
-            Arc::clone(listener),
-            source.plan.tls,
-            now,
-        );
-        if listener.client_speaks_first {
-            let (wants, deadline) = connection.first_rest();
-            self.core
-                .park(connection, Arc::clone(listener), wants, Some(deadline));
-        } else {
-            self.core.enqueue(
-                workers::Resident::Connection(connection, Arc::clone(listener)),
-                Signals::NONE,
-            );
-        }
-    }
-
-    fn refuse(&mut self, index: usize, stream: TcpStream, remote: SocketAddr, reason: Reason) {
-        // Counted before the peer can see it.
-        if let Kind::Tcp { listener, .. } = &self.sources[index].kind {
-            listener.counters.reject(reason);
-        }
-        sockets::reset(stream);
-        if let Kind::Tcp {
-            listener, refusals, ..
-        } = &self.sources[index].kind
-            && listener.log_level >= log::LevelFilter::Info
-        {
-            let hushed = note(&mut self.refusals[*refusals], reason, remote);
-            self.hushed.extend(hushed.then_some(*refusals));
-        }
-    }
-
     fn receive(&mut self, index: usize, receiver: &mut udp_io::Receiver) {
         let source = &mut self.sources[index];
         let Kind::Udp {
             group,
             index: at,
             refusals,
+            restriction,
         } = &source.kind
         else {
             return;
         };
-        let (group, at, refusals) = (Arc::clone(group), *at, *refusals);
+        let (at, gate) = (*at, &mut self.gate);
+        let listener = &group.listener;
         for _ in 0..RECEIVE_BUDGET {
             if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
                 // The kernel keeps what does not fit, and a worker that ends a batch changes this soon.
                 source.paused = Some(Instant::now() + Duration::from_millis(1));
                 return;
             }
-            let mut batch = Box::new(Batch::new(&group));
+            let mut batch = Box::new(Batch::new(group));
             let wall = SystemTime::now();
-            let (network, bans, lately) = (&self.network, &self.bans, &mut self.refusals[refusals]);
-            let plan = &source.plan;
-            let mut hushed = false;
-            let received =
-                receiver.receive(&group.sockets[at as usize].0, |remote, local, bytes| {
-                    match ladder::clear(remote.ip(), network, bans, &plan.restriction, wall) {
-                        Ok(cleared) => {
-                            group.listener.counters.accept();
-                            batch.push(remote, local, at, cleared.class(), bytes);
-                        }
-                        Err(reason) => {
-                            group.listener.counters.reject(reason);
-                            if group.listener.log_level >= log::LevelFilter::Info {
-                                hushed |= note(lately, reason, remote);
-                            }
-                        }
+            let received = receiver.receive(
+                &group.sockets[at as usize].0,
+                |remote, local, bytes| match gate.clear(remote.ip(), restriction, wall) {
+                    Ok(cleared) => {
+                        listener.counters.accept();
+                        batch.push(remote, local, at, cleared.class(), bytes);
                     }
-                });
-            self.hushed.extend(hushed.then_some(refusals));
+                    Err(reason) => {
+                        listener.counters.reject(reason);
+                        gate.refused(*refusals, listener.log_level, reason, remote);
+                    }
+                },
+            );
             if !batch.is_empty() {
                 self.core.enqueue_datagrams(batch);
             }
@@ -517,18 +315,6 @@ impl PollLoop {
         }
     }
 
-    /// Logs what was kept back of refusals.
-    fn speak(&mut self, now: Instant) {
-        let refusals = &mut self.refusals;
-        self.hushed.retain(|index| {
-            let (name, refusals) = &mut refusals[*index];
-            while let Some(line) = refusals.overdue(now) {
-                log::info!(target: name, "{line}");
-            }
-            refusals.next().is_some()
-        });
-    }
-
     fn warn_descriptors(&mut self, error: &io::Error, now: Instant) {
         if self
             .descriptors_warned
@@ -538,23 +324,6 @@ impl PollLoop {
             log::warn!("cannot accept: {error}; newcomers wait until a descriptor is free");
         }
     }
-}
-
-/// Logs a refusal or keeps it back; true for the first that is kept back.
-fn note(lately: &mut (Arc<str>, Refusals), reason: Reason, remote: SocketAddr) -> bool {
-    let hushed = lately.1.next().is_some();
-    match lately.1.note(reason, remote.ip(), Instant::now()) {
-        Some(line) => {
-            log::info!(target: &lately.0, "{line}");
-            false
-        }
-        None => !hushed,
-    }
-}
-
-/// True when the peer closed before it was decided about, without having sent a byte.
-fn has_left(stream: &TcpStream) -> bool {
-    matches!(stream.peek(&mut [0]), Ok(0))
 }
 
 fn signals(event: &Event) -> Signals {

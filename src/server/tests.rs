@@ -15,7 +15,7 @@ use crate::session::{
     Context, Dial, Event, Exchange, Lane, Module, Next, Peer, Relay, Session, Target, Upstream,
     Waker, Work,
 };
-use crate::tls::{Domain, Domains};
+use crate::tls::{self, Certificate, Domain, Domains};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -425,14 +425,12 @@ fn domains() -> (Arc<Domains>, rustls::pki_types::CertificateDer<'static>) {
         let made = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
         let certificate = made.cert.der().clone();
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let key = rustls::sign::CertifiedKey::from_der(vec![certificate.clone()], key, &provider)
-            .unwrap();
+        let made = Certificate::from_der(vec![certificate.clone()], key).unwrap();
         let domain = Domain {
             name: "example.org".to_owned(),
             aliases: Vec::new(),
             addresses: Vec::new(),
-            certificate: Some(Arc::new(key)),
+            certificate: tls::Source::Given(Arc::new(made)),
         };
         (
             Arc::new(Domains::new(vec![domain], Some("example.org"))),

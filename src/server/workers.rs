@@ -15,6 +15,7 @@ use super::datagrams::Batch;
 use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
+use super::preface::Preface;
 use crate::connection::{Connection, Fate, Lingering};
 use crate::session::{Lane, Waker, Work};
 
@@ -23,6 +24,8 @@ pub(crate) enum Resident {
     Connection(Box<Connection>, Arc<TcpListener>),
     Lingering(Box<Lingering>),
     Exchange(Box<exchanges::Running>),
+    /// Minded by the poll thread alone.
+    Preface(Box<Preface>),
 }
 
 /// What a worker is given.
@@ -206,6 +209,25 @@ impl Core {
             return;
         };
         self.rest(key, Resident::Lingering(lingering), wants, Some(until));
+    }
+
+    /// Puts a stream to rest until more of its PROXY header comes; it comes back when more has come.
+    pub(super) fn park_preface(
+        &self,
+        preface: Box<Preface>,
+    ) -> Result<(), (Box<Preface>, Signals)> {
+        let Some(key) = preface.newcomer.slot.as_ref().map(SlotGuard::key) else {
+            return Ok(());
+        };
+        let until = Some(preface.until);
+        let parked = self
+            .parked
+            .park(key, Resident::Preface(preface), Preface::WANTS, until);
+        match parked {
+            Err((Resident::Preface(preface), signals)) => Err((preface, signals)),
+            // The poll thread looks at its deadlines before it sleeps.
+            _ => Ok(()),
+        }
     }
 
     fn rest(&self, key: Key, resident: Resident, wants: Signals, deadline: Option<Instant>) {
@@ -405,6 +427,8 @@ fn work(core: &Arc<Core>, tasks: &Receiver<Task>) {
             Task::Turn(Resident::Lingering(lingering), signals) => {
                 linger(core, *lingering, signals, &mut scratch);
             }
+            // The poll thread keeps these to itself.
+            Task::Turn(Resident::Preface(_), _) => {}
             Task::Turn(Resident::Exchange(exchange), signals) => {
                 let name = exchange.listener();
                 let turn = || exchange.turn(signals, &mut scratch.input);
