@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ConfigError;
-use super::check::address;
 use super::field::{Field, Text};
 use super::raw;
+use super::sockets::address;
 use crate::tls::{Certificate, Domain, Domains, Part, Source};
 
 /// Checks the domains and reads their certificates. Nothing is written: what is self-signed is made at start.

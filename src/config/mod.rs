@@ -7,6 +7,7 @@ mod domains;
 pub mod field;
 pub mod plan;
 mod raw;
+mod sockets;
 #[cfg(test)]
 mod tests;
 

@@ -41,7 +41,10 @@ use self::workers::{Core, Workers};
 use crate::admission::bans::Bans;
 use crate::admission::ladder::Reason;
 use crate::config::plan::{Plan, SocketPlan};
-use crate::tls;
+use crate::tls::{self, Domains};
+
+/// How often certificates' ends are looked at.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Tokens of the poll that are no listening sockets; generation 0, out of their range.
 const WAKE: Token = Token(0xffff_fffe);
@@ -64,6 +67,7 @@ struct Shared {
     core: Arc<Core>,
     workers: usize,
     listeners: Vec<Running>,
+    domains: Arc<Domains>,
     /// How often a shutdown was asked for: once drains, twice stops at once.
     shutdowns: AtomicU32,
 }
@@ -97,9 +101,6 @@ impl Server {
             domains: Arc::new(domains),
             ticketer: tls::ticketer().map_err(refused)?,
         };
-        for line in tls.domains.expiring(SystemTime::now()) {
-            log::warn!("{line}");
-        }
         let (mut sources, mut listeners, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for listener in plan.listeners {
             let name = Arc::clone(&listener.name);
@@ -120,6 +121,7 @@ impl Server {
             core: Arc::clone(&core),
             workers: workers.count(),
             listeners,
+            domains: tls.domains,
             shutdowns: AtomicU32::new(0),
         });
         let bans = Arc::new(Bans::default());
@@ -176,11 +178,17 @@ impl Server {
         let mut events = Events::with_capacity(1024);
         let mut receiver = udp_io::Receiver::new();
         let mut drained_at: Option<Instant> = None;
+        let mut expiry_at = Instant::now();
         loop {
+            if Instant::now() >= expiry_at {
+                expiry_at += DAY;
+                self.warn_expiry();
+            }
+            let until = drained_at.map_or(expiry_at, |drained| drained.min(expiry_at));
             let signals = &mut self.signals;
             let shared = &self.shared;
             self.poll_loop
-                .turn(&mut events, &mut receiver, drained_at, |token| {
+                .turn(&mut events, &mut receiver, Some(until), |token| {
                     if token == SIGNAL
                         && let Some(signals) = signals
                     {
@@ -224,6 +232,14 @@ impl Server {
         drop(self.workers);
         log::info!("stopped");
         Ok(())
+    }
+}
+
+impl Server {
+    fn warn_expiry(&self) {
+        for line in self.shared.domains.expiring(SystemTime::now()) {
+            log::warn!("{line}");
+        }
     }
 }
 

@@ -158,6 +158,7 @@ fn pem_words(error: &pem::Error) -> String {
             "no such file".to_owned()
         }
         pem::Error::Io(error) => format!("cannot read it: {error}"),
+        pem::Error::MissingSectionEnd { .. } => "not PEM: cut short".to_owned(),
         error => format!("not PEM: {error}"),
     }
 }
