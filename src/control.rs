@@ -36,6 +36,8 @@ pub const DEADLINE: Duration = Duration::from_secs(2);
 pub enum Request {
     /// The answer is a [`Status`](crate::server::status::Status).
     Status,
+    /// The answer is a text in the OpenMetrics format.
+    Metrics,
 }
 
 /// An answer. As JSON: `{"ok":VALUE}` or `{"error":"TEXT"}`.

@@ -28,12 +28,12 @@ pub(super) fn check(common: &Common) -> Result<ExitCode, ExitCode> {
     }
     print(&rows);
     for notice in &plan.notices {
-        println!("notice: {notice}");
+        say!("notice: {notice}");
     }
     for line in plan.domains.expiring(SystemTime::now()) {
-        println!("notice: {line}");
+        say!("notice: {line}");
     }
-    println!(
+    say!(
         "ok: {} listeners, {} sockets",
         plan.listeners.len(),
         rows.len() - 1
@@ -95,6 +95,6 @@ pub(super) fn print<const N: usize>(rows: &[[String; N]]) {
             .iter()
             .zip(widths)
             .map(|(cell, width)| format!("{cell:width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        say!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }

@@ -102,7 +102,7 @@ fn explain_socket(
         .map_or(format!("port {} of all addresses", socket.port), |own| {
             SocketAddr::new(own, socket.port).to_string()
         });
-    println!(
+    say!(
         "{} from {} to {place}",
         listener.name,
         address.to_canonical()
@@ -119,13 +119,13 @@ fn explain_socket(
         .collect();
     check::print(&rows);
     if let Protocol::Tcp(_) = &listener.protocol {
-        println!("  domain: {}", domain(plan, socket, local));
+        say!("  domain: {}", domain(plan, socket, local));
     }
     let refusal = rungs.iter().find(|rung| rung.verdict == Verdict::Refuse);
     match refusal {
-        Some(rung) => println!("  refused: {}", rung.name),
-        None if settings.is_some() => println!("  admitted, while nobody is connected"),
-        None => println!("  admitted"),
+        Some(rung) => say!("  refused: {}", rung.name),
+        None if settings.is_some() => say!("  admitted, while nobody is connected"),
+        None => say!("  admitted"),
     }
     refusal.is_some()
 }

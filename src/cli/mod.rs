@@ -1,6 +1,13 @@
 #![forbid(unsafe_code)]
 //! The command line. Exit codes: 0 yes or done, 1 no or failed, 2 usage or configuration error.
 
+/// Prints a line. A reader that has gone away, such as `head`, has seen enough: that is no error.
+macro_rules! say {
+    ($($words:tt)*) => {
+        super::say(format_args!($($words)*))
+    };
+}
+
 mod check;
 mod explain;
 mod run;
@@ -89,4 +96,9 @@ pub fn main() -> ExitCode {
 fn fail(message: impl std::fmt::Display) -> ExitCode {
     eprintln!("portreeve: {message}");
     ExitCode::from(FAILED)
+}
+
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

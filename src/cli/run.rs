@@ -32,6 +32,7 @@ impl Commands for Handle {
     fn execute(&self, request: &Request) -> Response {
         match request {
             Request::Status => Response::of(&self.status()),
+            Request::Metrics => Response::of(&self.metrics()),
         }
     }
 }

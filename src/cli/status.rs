@@ -19,16 +19,25 @@ pub(super) struct Options {
     /// As JSON, for programs
     #[arg(long)]
     json: bool,
+    /// The metrics, in the OpenMetrics text format
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
     #[command(flatten)]
     common: Common,
 }
 
 pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
     let plan = options.common.load()?;
+    if options.metrics {
+        let answer = ask(&plan.state_dir, &Request::Metrics).map_err(fail)?;
+        let text: String = serde_json::from_value(answer).map_err(fail)?;
+        say!("{}", text.trim_end());
+        return Ok(ExitCode::from(DONE));
+    }
     let answer = ask(&plan.state_dir, &Request::Status).map_err(fail)?;
     let status: Status = serde_json::from_value(answer).map_err(fail)?;
     if options.json {
-        println!("{}", serde_json::to_string(&status).map_err(fail)?);
+        say!("{}", serde_json::to_string(&status).map_err(fail)?);
         return Ok(ExitCode::from(DONE));
     }
     let mut rows = vec![
@@ -74,9 +83,10 @@ pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
         ]);
     }
     check::print(&rows);
-    println!(
+    say!(
         "{} of {} workers busy",
-        status.workers.busy, status.workers.total
+        status.workers.busy,
+        status.workers.total
     );
     Ok(ExitCode::from(DONE))
 }

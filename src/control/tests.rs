@@ -13,6 +13,7 @@ struct Fake {
 impl Commands for Fake {
     fn execute(&self, request: &Request) -> Response {
         match request {
+            Request::Metrics => Response::of(&""),
             Request::Status => Response::Ok(format!("fine{}", "e".repeat(self.padding)).into()),
         }
     }

@@ -32,6 +32,16 @@ impl Handshake {
         Handshake::Timeout,
         Handshake::NoCertificate,
     ];
+
+    /// As labels have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Handshake::Ok => "ok",
+            Handshake::Failed => "failed",
+            Handshake::Timeout => "timeout",
+            Handshake::NoCertificate => "no_certificate",
+        }
+    }
 }
 
 /// Counters since the start, per listener.
@@ -43,6 +53,17 @@ pub(crate) struct Counters {
     handshakes: [AtomicU64; Handshake::ALL.len()],
     panics: AtomicU64,
     bad_prefaces: AtomicU64,
+}
+
+/// [`Counters`] at one moment, with their labels.
+#[derive(Debug)]
+pub(crate) struct CounterSample {
+    pub(crate) accepted: u64,
+    pub(crate) rejected: [(&'static str, u64); Reason::ALL.len()],
+    pub(crate) handshakes: [(&'static str, u64); Handshake::ALL.len()],
+    pub(crate) abuse: u64,
+    pub(crate) panics: u64,
+    pub(crate) bad_prefaces: u64,
 }
 
 impl Counters {
@@ -64,6 +85,20 @@ impl Counters {
 
     pub(crate) fn bad_preface(&self) {
         self.bad_prefaces.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of them at this moment.
+    pub(crate) fn sample(&self) -> CounterSample {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CounterSample {
+            accepted: load(&self.accepted),
+            rejected: Reason::ALL.map(|reason| (reason.name(), self.rejected(reason))),
+            handshakes: Handshake::ALL
+                .map(|result| (result.name(), load(&self.handshakes[result as usize]))),
+            abuse: load(&self.abuse),
+            panics: load(&self.panics),
+            bad_prefaces: load(&self.bad_prefaces),
+        }
     }
 
     pub(crate) fn accepted(&self) -> u64 {

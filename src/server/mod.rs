@@ -5,6 +5,7 @@ pub(crate) mod datagrams;
 mod exchanges;
 mod gate;
 pub(crate) mod listener;
+pub(crate) mod metrics;
 mod open;
 pub(crate) mod parked;
 mod poll_loop;
@@ -262,6 +263,20 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// All counters as text in the OpenMetrics format, each named `portreeve_..`.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let listeners = self.0.listeners.iter().map(Running::sample).collect();
+        let sample = metrics::Sample {
+            listeners,
+            busy: self.0.core.busy(),
+            domains: Arc::clone(&self.0.domains),
+        };
+        metrics::text(sample)
+    }
+}
+
 impl Shared {
     fn signalled(&self, signal: i32) {
         if signal == SIGHUP {
@@ -290,6 +305,21 @@ impl Running {
         match &self.kind {
             RunningKind::Tcp(listener) => (Arc::clone(&listener.name), "tcp"),
             RunningKind::Udp(group) => (Arc::clone(&group.listener.name), "udp"),
+        }
+    }
+
+    fn sample(&self) -> metrics::ListenerSample {
+        match &self.kind {
+            RunningKind::Tcp(listener) => metrics::ListenerSample {
+                name: Arc::clone(&listener.name),
+                active: Some(listener.limits.active()),
+                counters: listener.counters.sample(),
+            },
+            RunningKind::Udp(group) => metrics::ListenerSample {
+                name: Arc::clone(&group.listener.name),
+                active: None,
+                counters: group.listener.counters.sample(),
+            },
         }
     }
 
