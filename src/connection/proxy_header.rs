@@ -72,7 +72,7 @@ fn begins(bytes: &[u8], wanted: &[u8]) -> bool {
 
 fn v1(bytes: &[u8]) -> Result<(Addresses, usize)> {
     let head = &bytes[..bytes.len().min(V1_LONGEST)];
-    let Some(end) = memchr::memchr(b'\r', head) else {
+    let Some(end) = memchr::memchr2(b'\r', b'\n', head) else {
         return Err(if head.len() < V1_LONGEST {
             Short::NeedMore
         } else {
@@ -80,8 +80,8 @@ fn v1(bytes: &[u8]) -> Result<(Addresses, usize)> {
         });
     };
     match head.get(end + 1) {
-        Some(b'\n') => {}
-        None if head.len() < V1_LONGEST => return Err(Short::NeedMore),
+        Some(b'\n') if head[end] == b'\r' => {}
+        None if head[end] == b'\r' && head.len() < V1_LONGEST => return Err(Short::NeedMore),
         _ => return Err(Short::Bad("a version 1 PROXY header does not end in CR LF")),
     }
     let words = head
