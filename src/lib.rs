@@ -23,6 +23,7 @@ pub mod modules;
 pub mod server;
 pub mod session;
 pub mod tls;
+pub mod upstream;
 
 /// The page on modules, compiled and run with the tests.
 #[cfg(doctest)]

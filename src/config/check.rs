@@ -118,7 +118,7 @@ fn default_clients() -> AddressList {
     AddressList::parse(&source).unwrap_or_default()
 }
 
-fn duration<'a>(
+pub(crate) fn duration<'a>(
     text: Text<'a>,
     field: Field<'a, String>,
     errors: &mut Vec<ConfigError>,
@@ -293,7 +293,7 @@ impl<'a> Check<'a, '_> {
         };
         let (name, settings) = match raw.find('(') {
             Some(start) => (raw[..start].trim_end(), &raw[start..]),
-            None => (raw, ""),
+            None => raw.split_at(raw.len()),
         };
         let entry = modules::TABLE.iter().find(|entry| entry.name == name);
         if entry.is_none() {

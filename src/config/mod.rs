@@ -14,6 +14,7 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use check::duration;
 use field::Text;
 use plan::Plan;
 

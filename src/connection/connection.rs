@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::net::TcpStream;
 
 use super::driver::{Driver, Surroundings, Wait};
-use super::relay::{Progress, Relaying};
+use super::relay::{Client, Progress, Relaying};
 use super::transport::{Flushed, Got, Shaken, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
@@ -122,7 +122,7 @@ impl Connection {
     ) -> Fate {
         self.driver.input.lend(&mut scratch.input);
         self.driver.output.lend(&mut scratch.output);
-        let after = self.run(signals, core);
+        let after = self.run(signals, &mut scratch.relay, core);
         self.driver.input.give_back(&mut scratch.input);
         self.driver.output.give_back(&mut scratch.output);
         for abuse in self.driver.abuse.drain(..) {
@@ -143,7 +143,7 @@ impl Connection {
         }
     }
 
-    fn run(&mut self, signals: Signals, core: &Arc<Core>) -> After {
+    fn run(&mut self, signals: Signals, buffer: &mut Vec<u8>, core: &Arc<Core>) -> After {
         let now = Instant::now();
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
@@ -156,10 +156,15 @@ impl Connection {
         if let Some(outcome) = self.outcome.take() {
             self.tell(now, core, |driver, around| driver.done(outcome, around));
         }
+        if let Some(relay) = &mut self.relay
+            && let Err(error) = relay.heed(signals, &self.stream)
+        {
+            return self.broken(&error);
+        }
         let mut reads = 0;
         loop {
             if self.relay.is_some()
-                && let Some(after) = self.carry(now, core)
+                && let Some(after) = self.carry(now, buffer, core)
             {
                 return after;
             }
@@ -244,7 +249,7 @@ impl Connection {
                 else {
                     return Some(After::Abort);
                 };
-                match Relaying::new(relay, &mut self.driver.input) {
+                match Relaying::new(relay, &mut self.driver.input, self.hangup) {
                     Ok(relaying) => {
                         self.relay = Some(Box::new(relaying));
                         self.driver.restart_idle(now);
@@ -320,7 +325,7 @@ impl Connection {
     }
 
     /// Carries bytes to and from the upstream; `None` when there is none and the session goes on.
-    fn carry(&mut self, now: Instant, core: &Arc<Core>) -> Option<After> {
+    fn carry(&mut self, now: Instant, buffer: &mut Vec<u8>, core: &Arc<Core>) -> Option<After> {
         let Connection {
             relay,
             stream,
@@ -330,34 +335,41 @@ impl Connection {
             ..
         } = self;
         let relaying = relay.as_mut()?;
-        let mut moved = false;
-        let progress = relaying.run(now, stream, transport, &mut driver.output, &mut moved);
-        if moved {
+        let mut moved = 0;
+        let mut client = Client {
+            stream,
+            transport,
+            output: &mut driver.output,
+        };
+        let progress = relaying.run(now, &mut client, buffer, &mut moved);
+        if moved > 0 {
             driver.restart_idle(now);
         }
         match progress {
-            Ok(Progress::Wait(until)) => {
+            Ok(Progress::Wait(wants, until)) => {
                 if driver.is_idle(now) {
                     return Some(After::Abort);
                 }
                 let key = slot.get_or_insert_with(|| core.reserve()).key();
-                if let Err(error) =
-                    core.register(key, |registry, token| relaying.register(registry, token))
-                {
+                let registered =
+                    core.register_far(key, |registry, token| relaying.register(registry, token));
+                if let Err(error) = registered {
                     return Some(self.broken(&error));
                 }
                 let deadline = driver.deadline();
-                Some(After::Park(
-                    READ.and(WRITE),
-                    until.map_or(deadline, |until| until.min(deadline)),
-                ))
+                let until = until.map_or(deadline, |until| until.min(deadline));
+                Some(After::Park(wants, until))
             }
+            Ok(Progress::Again) => Some(After::Yield),
             Ok(Progress::Unreachable) => {
                 self.relay = None;
                 self.tell(now, core, Driver::unreachable);
                 None
             }
-            Ok(Progress::Finished) => Some(After::Close),
+            Ok(Progress::Finished) => {
+                driver.finish(false);
+                Some(After::Close)
+            }
             Err(error) => Some(self.broken(&error)),
         }
     }
@@ -383,6 +395,9 @@ impl Connection {
     }
 
     fn broken(&self, error: &io::Error) -> After {
+        if let Some(relay) = &self.relay {
+            relay.reset(&self.stream);
+        }
         self.listener.log(
             log::Level::Debug,
             format_args!("{}: {error}", self.peer.remote),

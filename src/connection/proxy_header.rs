@@ -263,7 +263,11 @@ pub(crate) fn write_v1(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
 
 /// A version 2 header (2.2), with the name that the client asked for, if one is known.
 #[must_use]
-pub(crate) fn write_v2(source: SocketAddr, destination: SocketAddr, authority: Option<&str>) -> Vec<u8> {
+pub(crate) fn write_v2(
+    source: SocketAddr,
+    destination: SocketAddr,
+    authority: Option<&str>,
+) -> Vec<u8> {
     let mut header = V2_SIGNATURE.to_vec();
     let mut body: Vec<u8> = Vec::with_capacity(64);
     let family = match (source.ip(), destination.ip()) {

@@ -1,28 +1,28 @@
 #![forbid(unsafe_code)]
 //! Carries bytes between a connection and an upstream, both ways at once, until both have finished.
 //!
-//! Each way has one bounded buffer: when one side does not read, the other is not read either.
+//! Each way is bounded: what one side does not take is kept, and then the other is not read. Buffers belong
+//! to the worker, so a relay at rest holds none.
+
+mod socket;
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use mio::event::Source;
-use mio::net::{TcpStream, UnixStream};
+use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use super::transport::{Flushed, Got, Transport};
-use crate::session::{Dial, Input, Output, Relay, Target, Upstream, UpstreamStream};
+use self::socket::Socket;
+use super::transport::{Flushed, Got, Transport, retry};
+use crate::server::parked::Signals;
+use crate::session::{Dial, Input, Output, Relay, Upstream};
 
-/// The most bytes on the way in one direction, over what rustls holds.
-const BUFFER: usize = 64 * 1024;
-
-/// A non-blocking upstream socket.
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+/// The most bytes on the way in one direction, over what rustls holds (64 KiB of records).
+pub(crate) const BUFFER: usize = 64 * 1024;
+/// The most bytes carried in one turn before others get theirs.
+const SHARE: usize = 1 << 20;
+/// How long a client may keep a relay whose upstream has finished, without taking anything.
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// A relay under way.
 pub(super) struct Relaying {
@@ -33,28 +33,66 @@ pub(super) struct Relaying {
     /// Until when the current attempt to connect may last.
     connecting: Option<Instant>,
     to_upstream: Output,
-    from_client: Input,
-    from_upstream: Vec<u8>,
-    client_ended: bool,
-    upstream_ended: bool,
-    /// The upstream was told that the client finished.
-    upstream_told: bool,
-    client_told: bool,
+    client: Side,
+    far: Side,
+    /// Set when the upstream finished: until when the client must follow.
+    farewell: Option<Instant>,
+}
+
+/// What is known of one side.
+#[derive(Debug)]
+struct Side {
+    /// It may hold bytes that were not read.
+    readable: bool,
+    /// It finished or broke: a short read does not mean that nothing is left.
+    hangup: bool,
+    /// It sends no more.
+    ended: bool,
+    /// It was told that the other one sends no more.
+    told: bool,
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Side {
+            readable: true,
+            hangup: false,
+            ended: false,
+            told: false,
+        }
+    }
 }
 
 /// What a relay needs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Either socket to be ready, or this time to come.
-    Wait(Option<Instant>),
+    /// One of the signals, or this time to come.
+    Wait(Signals, Option<Instant>),
+    /// Another turn: it has used its share of this one.
+    Again,
     /// No upstream could be reached.
     Unreachable,
-    /// Both sides have finished.
+    /// Both sides have finished, and the upstream knows.
     Finished,
 }
 
+/// The client's side of a relay, lent for a turn.
+pub(super) struct Client<'a> {
+    pub(super) stream: &'a mut TcpStream,
+    pub(super) transport: &'a mut Transport,
+    /// What the client has not taken yet.
+    pub(super) output: &'a mut Output,
+}
+
+impl Client<'_> {
+    /// True while something waits for the client to take it.
+    fn is_blocked(&self) -> bool {
+        !self.output.is_empty() || self.transport.is_pending()
+    }
+}
+
 impl Relaying {
-    pub(super) fn new(relay: Relay, pending: &mut Input) -> io::Result<Self> {
+    pub(super) fn new(relay: Relay, pending: &mut Input, hangup: bool) -> io::Result<Self> {
         let mut to_upstream = Output::default();
         to_upstream.write(&relay.ahead);
         to_upstream.write(pending);
@@ -69,43 +107,74 @@ impl Relaying {
             dial,
             connecting: None,
             to_upstream,
-            from_client: Input::default(),
-            from_upstream: Vec::new(),
-            client_ended: false,
-            upstream_ended: false,
-            upstream_told: false,
-            client_told: false,
+            client: Side {
+                hangup,
+                ..Side::default()
+            },
+            far: Side::default(),
+            farewell: None,
         })
     }
 
-    /// Carries what can be carried without waiting. `moved` becomes true when a byte was.
+    /// Takes note of what the poll said.
+    pub(super) fn heed(&mut self, signals: Signals, stream: &TcpStream) -> io::Result<()> {
+        self.client.readable |= signals.has(Signals::READABLE);
+        self.far.readable |= signals.has(Signals::FAR_READABLE);
+        if signals.has(Signals::HANGUP) {
+            self.client.hangup = true;
+            // Seen here, since a side that is not read would not tell.
+            if let Some(error) = stream.take_error()? {
+                return Err(error);
+            }
+        }
+        if signals.has(Signals::FAR_HANGUP) && self.connecting.is_none() {
+            self.far.hangup = true;
+            if let Some(upstream) = &self.upstream {
+                upstream.error()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries what can be carried without waiting, at most a share. `moved` counts the bytes.
     pub(super) fn run(
         &mut self,
         now: Instant,
-        stream: &mut TcpStream,
-        transport: &mut Transport,
-        output: &mut Output,
-        moved: &mut bool,
+        client: &mut Client<'_>,
+        buffer: &mut Vec<u8>,
+        moved: &mut usize,
     ) -> io::Result<Progress> {
         if !self.connect(now)? {
             return Ok(match (self.upstream.is_some(), self.connecting) {
-                (true, until) => Progress::Wait(until),
+                (true, until) => Progress::Wait(CONNECTING, until),
                 (false, _) => Progress::Unreachable,
             });
         }
-        loop {
-            let before = *moved;
-            *moved = false;
-            self.upstream_ward(stream, transport, moved)?;
-            self.client_ward(stream, transport, output, moved)?;
-            let again = *moved;
-            *moved |= before;
-            if self.upstream_told && self.client_told {
-                return Ok(Progress::Finished);
-            }
-            if !again {
-                return Ok(Progress::Wait(None));
-            }
+        // Zeroed once for all turns of a worker.
+        buffer.resize(BUFFER, 0);
+        let up = self.upstream_ward(client, buffer)?;
+        let down = self.client_ward(client, buffer)?;
+        *moved = up + down;
+        if self.client.ended && self.far.ended && self.far.told && !client.is_blocked() {
+            return Ok(Progress::Finished);
+        }
+        if up.max(down) >= SHARE {
+            return Ok(Progress::Again);
+        }
+        if self.far.ended && (*moved > 0 || self.farewell.is_none()) {
+            self.farewell = Some(now + FAREWELL);
+        } else if self.farewell.is_some_and(|until| now >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(Progress::Wait(self.wants(client), self.farewell))
+    }
+
+    /// Makes the closing of both sockets a reset: one side broke, and the other must not take what it has
+    /// for the whole.
+    pub(super) fn reset(&self, stream: &TcpStream) {
+        let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        if let Some(upstream) = &self.upstream {
+            upstream.reset();
         }
     }
 
@@ -121,6 +190,22 @@ impl Relaying {
         Ok(())
     }
 
+    /// What the relay waits for: what it can use now, and the end of either side.
+    fn wants(&self, client: &Client<'_>) -> Signals {
+        let mut wants = ENDS;
+        if client.is_blocked() {
+            wants = wants.and(Signals::WRITABLE);
+        } else if !self.far.ended {
+            wants = wants.and(Signals::FAR_READABLE);
+        }
+        if !self.to_upstream.is_empty() {
+            wants = wants.and(Signals::FAR_WRITABLE);
+        } else if !self.client.ended {
+            wants = wants.and(Signals::READABLE);
+        }
+        wants
+    }
+
     /// True once the upstream is connected.
     fn connect(&mut self, now: Instant) -> io::Result<bool> {
         loop {
@@ -128,6 +213,9 @@ impl Relaying {
                 return Ok(true);
             };
             if let Some(upstream) = &self.upstream {
+                if self.connecting.is_none() {
+                    return Ok(true);
+                }
                 let outcome = match upstream.connected() {
                     Ok(true) => Ok(()),
                     Ok(false) if self.connecting.is_none_or(|until| now < until) => {
@@ -158,164 +246,97 @@ impl Relaying {
         }
     }
 
-    fn upstream_ward(
-        &mut self,
-        stream: &mut TcpStream,
-        transport: &mut Transport,
-        moved: &mut bool,
-    ) -> io::Result<()> {
+    fn upstream_ward(&mut self, client: &mut Client<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut moved = 0;
         let Some(upstream) = &mut self.upstream else {
-            return Ok(());
+            return Ok(moved);
         };
-        while !self.to_upstream.is_empty() {
-            match upstream.write(self.to_upstream.front()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    self.to_upstream.advance(count);
-                    *moved = true;
+        loop {
+            while !self.to_upstream.is_empty() {
+                match accepted(|| upstream.write(self.to_upstream.front()))? {
+                    0 => return Ok(moved),
+                    count => {
+                        self.to_upstream.advance(count);
+                        moved += count;
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            }
+            if self.client.ended {
+                if !self.far.told {
+                    self.far.told = true;
+                    upstream.finish();
+                }
+                return Ok(moved);
+            }
+            if !self.client.readable || moved >= SHARE {
+                return Ok(moved);
+            }
+            match client.transport.receive(client.stream, buffer) {
+                Ok((0, Got::Truncated)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((0, _)) => self.client.ended = true,
+                Ok((count, _)) => {
+                    let drained = count < buffer.len() && client.transport.is_clear();
+                    self.client.readable = !drained || self.client.hangup;
+                    let taken = accepted(|| upstream.write(&buffer[..count]))?;
+                    moved += taken;
+                    self.to_upstream.write(&buffer[taken..count]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.client.readable = false;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn client_ward(&mut self, client: &mut Client<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut moved = 0;
+        let Some(upstream) = &mut self.upstream else {
+            return Ok(moved);
+        };
+        loop {
+            if client.transport.flush(client.stream, client.output)? == Flushed::Blocked {
+                return Ok(moved);
+            }
+            if self.far.ended {
+                // Where both have ended the close tells, once the slot is free.
+                if !self.client.told && !self.client.ended {
+                    self.client.told = true;
+                    client.transport.finish(client.stream);
+                    let _ = client.stream.shutdown(std::net::Shutdown::Write);
+                }
+                return Ok(moved);
+            }
+            if !self.far.readable || moved >= SHARE {
+                return Ok(moved);
+            }
+            match upstream.read(buffer) {
+                Ok(0) => self.far.ended = true,
+                Ok(count) => {
+                    self.far.readable = count == buffer.len() || self.far.hangup;
+                    let taken = client.transport.send(client.stream, &buffer[..count])?;
+                    moved += count;
+                    client.output.write(&buffer[taken..count]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.far.readable = false;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        if self.client_ended {
-            if !self.upstream_told {
-                self.upstream_told = true;
-                upstream.finish();
-            }
-            return Ok(());
-        }
-        match transport.read(stream, &mut self.from_client)? {
-            Got::Bytes { .. } => {
-                self.to_upstream.write(&self.from_client);
-                self.from_client = Input::default();
-                *moved = true;
-            }
-            Got::Nothing => {}
-            Got::End => {
-                self.client_ended = true;
-                *moved = true;
-            }
-            Got::Truncated => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-        Ok(())
-    }
-
-    fn client_ward(
-        &mut self,
-        stream: &mut TcpStream,
-        transport: &mut Transport,
-        output: &mut Output,
-        moved: &mut bool,
-    ) -> io::Result<()> {
-        if transport.flush(stream, output)? == Flushed::Blocked {
-            return Ok(());
-        }
-        if self.upstream_ended {
-            if !self.client_told {
-                self.client_told = true;
-                transport.finish(stream);
-                let _ = stream.shutdown(Shutdown::Write);
-            }
-            return Ok(());
-        }
-        let Some(upstream) = &mut self.upstream else {
-            return Ok(());
-        };
-        self.from_upstream.resize(BUFFER, 0);
-        match upstream.read(&mut self.from_upstream) {
-            Ok(0) => {
-                self.upstream_ended = true;
-                *moved = true;
-            }
-            Ok(count) => {
-                output.write(&self.from_upstream[..count]);
-                *moved = true;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => *moved = true,
-            Err(error) => return Err(error),
-        }
-        self.from_upstream = Vec::new();
-        Ok(())
     }
 }
 
-impl Socket {
-    fn open(target: &Target) -> io::Result<Socket> {
-        match target {
-            Target::Tcp(address) => {
-                let stream = TcpStream::connect(*address)?;
-                let _ = stream.set_nodelay(true);
-                Ok(Socket::Tcp(stream))
-            }
-            Target::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
-        }
-    }
+/// The end of either side, a time to come, or an order to stop.
+const ENDS: Signals = Signals::HANGUP.and(Signals::FAR_HANGUP).and(Signals::DUE);
+const CONNECTING: Signals = ENDS.and(Signals::FAR_WRITABLE);
 
-    fn adopt(stream: UpstreamStream) -> io::Result<Socket> {
-        Ok(match stream {
-            UpstreamStream::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                Socket::Tcp(TcpStream::from_std(stream))
-            }
-            UpstreamStream::Unix(stream) => {
-                stream.set_nonblocking(true)?;
-                Socket::Unix(UnixStream::from_std(stream))
-            }
-        })
-    }
-
-    fn source(&mut self) -> &mut dyn Source {
-        match self {
-            Socket::Tcp(stream) => stream,
-            Socket::Unix(stream) => stream,
-        }
-    }
-
-    /// Whether a connect under way has succeeded.
-    fn connected(&self) -> io::Result<bool> {
-        let (error, peer) = match self {
-            Socket::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
-            Socket::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
-        };
-        if let Some(error) = error {
-            return Err(error);
-        }
-        match peer {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn finish(&self) {
-        let _ = match self {
-            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
-    }
-}
-
-impl Read for Socket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => stream.read(into),
-            Socket::Unix(stream) => stream.read(into),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => stream.write(bytes),
-            Socket::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+/// How many bytes a socket took; 0 when it takes no more for now.
+fn accepted(write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    match retry(write) {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        other => other,
     }
 }

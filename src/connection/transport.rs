@@ -106,22 +106,56 @@ impl Transport {
         let buffer = input.buffer();
         let before = buffer.len();
         buffer.resize(before + CHUNK, 0);
-        let result = match self {
-            Transport::Tls(connection) => read_tls(connection, stream, &mut buffer[before..]),
-            Transport::Clear => {
-                retry(|| stream.read(&mut buffer[before..])).map(|count| (count, Got::End))
-            }
-            Transport::Hello(_) | Transport::Handshake(..) => Err(io::ErrorKind::WouldBlock.into()),
-        };
+        let result = self.receive(stream, &mut buffer[before..]);
         buffer.truncate(before + result.as_ref().map_or(0, |(count, _)| *count));
         match result {
             Ok((0, got)) => Ok(got),
             Ok((count, _)) => Ok(Got::Bytes {
-                more: count == CHUNK || matches!(self, Transport::Tls(_)),
+                more: count == CHUNK || !self.is_clear(),
             }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Got::Nothing),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads once: how many bytes, and what it means when there are none.
+    pub(crate) fn receive(
+        &mut self,
+        stream: &mut TcpStream,
+        into: &mut [u8],
+    ) -> io::Result<(usize, Got)> {
+        match self {
+            Transport::Tls(connection) => read_tls(connection, stream, into),
+            Transport::Clear => retry(|| stream.read(into)).map(|count| (count, Got::End)),
+            Transport::Hello(_) | Transport::Handshake(..) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Writes once: how many bytes were taken, 0 when the socket takes no more for now.
+    pub(crate) fn send(&mut self, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        let taken = match self {
+            Transport::Clear => retry(|| stream.write(bytes)),
+            Transport::Tls(connection) => {
+                let taken = connection.writer().write(bytes)?;
+                // What the socket does not take now is pending.
+                write_tls(connection, stream).map(|_| taken)
+            }
+            Transport::Hello(_) | Transport::Handshake(..) => Ok(0),
+        };
+        match taken {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            taken => taken,
+        }
+    }
+
+    /// True where bytes go to the wire as they are.
+    pub(crate) fn is_clear(&self) -> bool {
+        matches!(self, Transport::Clear)
+    }
+
+    /// True when protected bytes wait for the socket.
+    pub(crate) fn is_pending(&self) -> bool {
+        matches!(self, Transport::Tls(connection) if connection.wants_write())
     }
 
     /// Writes as much of the output as the socket takes.
@@ -343,7 +377,8 @@ fn flush_clear(stream: &mut TcpStream, output: &mut Output) -> io::Result<Flushe
     Ok(Flushed::All)
 }
 
-fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+/// Repeats a call that a signal interrupted.
+pub(super) fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

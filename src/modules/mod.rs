@@ -4,15 +4,19 @@
 mod daytime;
 mod discard;
 mod echo;
+mod proxy;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use crate::config::ConfigError;
-use crate::config::field::Text;
+use crate::config::field::{Field, Text};
+use crate::config::{ConfigError, duration};
 use crate::session::{DatagramModule, Module};
+use crate::upstream::Place;
 
 /// Builds a module's stream half from its settings; `None` when they are wrong.
 pub type BuildTcp = fn(&mut Settings<'_, '_>) -> Option<Arc<dyn Module>>;
@@ -34,7 +38,7 @@ pub struct ModuleEntry {
 }
 
 /// All protocols, by name.
-pub const TABLE: &[ModuleEntry] = &[daytime::ENTRY, discard::ENTRY, echo::ENTRY];
+pub const TABLE: &[ModuleEntry] = &[daytime::ENTRY, discard::ENTRY, echo::ENTRY, proxy::ENTRY];
 
 /// The settings of one listener's module, and where its errors go.
 pub struct Settings<'a, 'e> {
@@ -57,6 +61,38 @@ impl<'a> Settings<'a, '_> {
         let value = self.text.read(settings, &mut errors);
         self.errors.append(&mut errors);
         value
+    }
+
+    /// The value of a key, `None` when it is absent or wrong.
+    pub(crate) fn get<T: DeserializeOwned>(&mut self, field: Field<'a, T>) -> Option<T> {
+        self.text.get(field, self.errors)
+    }
+
+    /// A duration like `"10s"`.
+    pub(crate) fn duration(&mut self, field: Field<'a, String>) -> Option<Duration> {
+        duration(self.text, field, self.errors)
+    }
+
+    /// Other servers, at least one.
+    pub(crate) fn upstreams(
+        &mut self,
+        field: Field<'a, Vec<Field<'a, String>>>,
+    ) -> Option<Vec<Place>> {
+        let rows = self.text.each(field, self.errors);
+        if rows.is_empty() {
+            let offset = match field.raw() {
+                Some(raw) => self.text.offset(raw),
+                None => self.text.offset(self.settings),
+            };
+            let message = "expected at least one upstream: upstreams: [\"host:port\"]".to_owned();
+            self.errors.push(self.text.error(offset, message));
+            return None;
+        }
+        let places = rows
+            .into_iter()
+            .map(|row| self.text.map(row, self.errors, |place| place.parse()));
+        // All of them first, so that each wrong one is reported.
+        places.collect::<Vec<_>>().into_iter().collect()
     }
 
     /// Where the daemon keeps what must survive it.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 /// What happened to a resident. A set of flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Signals(u8);
+pub(crate) struct Signals(u16);
 
 impl Signals {
     pub(crate) const NONE: Signals = Signals(0);
@@ -28,6 +28,10 @@ impl Signals {
     pub(crate) const SHUTDOWN: Signals = Signals(32);
     /// Work given away is finished.
     pub(crate) const DONE: Signals = Signals(64);
+    /// The same of a relay's upstream.
+    pub(crate) const FAR_READABLE: Signals = Signals(128);
+    pub(crate) const FAR_WRITABLE: Signals = Signals(256);
+    pub(crate) const FAR_HANGUP: Signals = Signals(512);
 
     pub(crate) const fn and(self, other: Signals) -> Signals {
         Signals(self.0 | other.0)

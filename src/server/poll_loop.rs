@@ -133,8 +133,8 @@ impl PollLoop {
         }
         for event in &*events {
             match workers::key(event.token()) {
-                Some(key) => {
-                    let woken = self.core.parked.signal(key, signals(event));
+                Some((key, far)) => {
+                    let woken = self.core.parked.signal(key, signals(event, far));
                     self.dispatch(woken);
                 }
                 None => match self.sources.get_mut(event.token().0) {
@@ -326,16 +326,26 @@ impl PollLoop {
     }
 }
 
-fn signals(event: &Event) -> Signals {
+/// What an event means, of a connection's own socket or of its upstream's.
+fn signals(event: &Event, far: bool) -> Signals {
+    let [readable, writable, hangup] = if far {
+        [
+            Signals::FAR_READABLE,
+            Signals::FAR_WRITABLE,
+            Signals::FAR_HANGUP,
+        ]
+    } else {
+        [Signals::READABLE, Signals::WRITABLE, Signals::HANGUP]
+    };
     let mut signals = Signals::NONE;
     if event.is_readable() {
-        signals = signals.and(Signals::READABLE);
+        signals = signals.and(readable);
     }
     if event.is_writable() {
-        signals = signals.and(Signals::WRITABLE);
+        signals = signals.and(writable);
     }
     if event.is_read_closed() || event.is_write_closed() || event.is_error() {
-        signals = signals.and(Signals::HANGUP).and(Signals::READABLE);
+        signals = signals.and(hangup).and(readable);
     }
     signals
 }

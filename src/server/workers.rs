@@ -64,6 +64,8 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
+    /// What relays read into; made by the first.
+    pub(crate) relay: Vec<u8>,
 }
 
 impl Default for Scratch {
@@ -71,6 +73,7 @@ impl Default for Scratch {
         Scratch {
             input: Vec::with_capacity(64 * 1024),
             output: Vec::with_capacity(64 * 1024),
+            relay: Vec::new(),
         }
     }
 }
@@ -103,16 +106,19 @@ impl Drop for LingerGuard {
     }
 }
 
+/// Set in the token of a relay's upstream, which shares the slot of its connection.
+const FAR: usize = 1 << 31;
+
 /// A token for a slot: its generation above, its index below. Listening sockets have generation 0.
 pub(crate) fn token(key: Key) -> Token {
     Token((key.generation as usize) << 32 | key.index as usize)
 }
 
-/// The slot that a token names; `None` for a listening socket's.
-pub(crate) fn key(token: Token) -> Option<Key> {
+/// The slot that a token names and whether its upstream is meant; `None` for a listening socket's.
+pub(crate) fn key(token: Token) -> Option<(Key, bool)> {
     let generation = u32::try_from(token.0 >> 32).unwrap_or(0);
-    let index = u32::try_from(token.0 & 0xffff_ffff).unwrap_or(0);
-    (generation > 0).then_some(Key { index, generation })
+    let index = u32::try_from(token.0 & (FAR - 1)).unwrap_or(0);
+    (generation > 0).then_some((Key { index, generation }, token.0 & FAR != 0))
 }
 
 /// The most sockets that wait for their peers' last bytes; above it they are simply closed.
@@ -266,13 +272,13 @@ impl Core {
         Ok(())
     }
 
-    /// Registers a further socket of a slot's resident, under the slot's own token.
-    pub(crate) fn register(
+    /// Registers the upstream socket of a slot's resident.
+    pub(crate) fn register_far(
         &self,
         key: Key,
         register: impl FnOnce(&Registry, Token) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
-        register(&self.registry, token(key))
+        register(&self.registry, Token(token(key).0 | FAR))
     }
 
     /// A slot without a registered socket yet.
