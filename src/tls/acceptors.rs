@@ -70,6 +70,8 @@ impl Acceptors {
             };
             let one = Arc::new(One(Arc::clone(certificate.key())));
             let mut config = builder.with_cert_resolver(one);
+            // Ours begins with what is fastest and strongest here.
+            config.ignore_client_order = true;
             config.alpn_protocols = alpn.to_vec();
             // A ticket proves what was verified when it was made, maybe by another socket's authority.
             if authority.is_none() {

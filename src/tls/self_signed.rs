@@ -17,8 +17,8 @@ use x509_parser::parse_x509_certificate;
 use super::certificate::Certificate;
 use super::domains::Domain;
 
-/// How long one lives: as long as clients take (Apple's limit of 825 days for private ones).
-const LIFE: Duration = Duration::from_secs(825 * 86_400);
+/// How long one lives. Clients take 825 days at most, of which one lies in the past.
+const LIFE: Duration = Duration::from_secs(824 * 86_400);
 /// One that ends within this time is made anew.
 const RENEW: Duration = Duration::from_secs(30 * 86_400);
 

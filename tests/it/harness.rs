@@ -73,6 +73,11 @@ impl Conf {
         self
     }
 
+    /// The directory of `conf` and `var`.
+    pub(crate) fn home(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().join("conf/portreeve.ron")
     }
@@ -98,7 +103,13 @@ pub(crate) fn binary() -> &'static Path {
 
 /// Runs a command with `input` on its standard input; one that outlives the deadline is a failure.
 #[track_caller]
-pub(crate) fn output_of(mut command: Command, input: &[u8]) -> Output {
+pub(crate) fn output_of(command: Command, input: &[u8]) -> Output {
+    output_within(command, input, DEADLINE)
+}
+
+/// The same for a command that takes its time.
+#[track_caller]
+pub(crate) fn output_within(mut command: Command, input: &[u8], within: Duration) -> Output {
     let shown = format!("{command:?}");
     let mut child = command
         .stdin(Stdio::piped())
@@ -112,11 +123,11 @@ pub(crate) fn output_of(mut command: Command, input: &[u8]) -> Output {
     let mut stderr = child.stderr.take().unwrap();
     let out = std::thread::spawn(move || read_all(&mut stdout));
     let err = std::thread::spawn(move || read_all(&mut stderr));
-    let Some(status) = wait_for_exit(&mut child, DEADLINE) else {
+    let Some(status) = wait_for_exit(&mut child, within) else {
         let _ = child.kill();
         let _ = child.wait();
         let said = String::from_utf8_lossy(&err.join().unwrap()).into_owned();
-        panic!("{shown} was still running after {DEADLINE:?}; it said: {said}");
+        panic!("{shown} was still running after {within:?}; it said: {said}");
     };
     Output {
         status,
@@ -250,12 +261,32 @@ impl Daemon {
         }
     }
 
+    pub(crate) fn conf(&self) -> &Conf {
+        &self.conf
+    }
+
+    /// Another daemon with the files of one that has ended.
+    #[track_caller]
+    pub(crate) fn restart(mut self) -> Self {
+        let conf = std::mem::replace(&mut self.conf, Conf::new(""));
+        drop(self);
+        Self::start(conf)
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     pub(crate) fn portreeve(&self, args: &[&str]) -> Output {
         self.conf.portreeve(args)
+    }
+
+    /// One metric's value by its name and labels, as they stand before it; 0 when it is not there.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = exits(&self.portreeve(&["status", "--metrics"]), 0);
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
     }
 
     /// What the daemon has written to standard error so far.

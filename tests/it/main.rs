@@ -11,6 +11,10 @@
 //! | `modules.rs` | echo, discard and daytime on TCP |
 //! | `sockets.rs` | which sockets are opened, which conflict, and what is said when one cannot be |
 //! | `signals.rs` | SIGTERM drains, twice stops at once |
+//! | `foreign.rs` | starts nginx, haproxy and socat beside the daemon, and makes certificates with openssl |
+//! | `tls.rs` | handshakes with openssl and gnutls, domains, client certificates, bad and silent openings |
+//! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
+//! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `demo.rs` | the configuration that is shipped |
@@ -25,9 +29,13 @@ mod cli;
 mod datagrams;
 mod demo;
 mod descriptors;
+mod foreign;
 mod harness;
 mod idle;
 mod ladder;
 mod modules;
+mod proxy;
+mod proxy_from;
 mod signals;
 mod sockets;
+mod tls;

@@ -1,0 +1,144 @@
+//! Foreign servers beside the daemon: nginx, haproxy, socat. Each is stopped when its value is dropped.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::harness::{DEADLINE, output_of, wait_until};
+
+/// A server of somebody else's, in the foreground, with a directory of its own.
+pub(crate) struct Foreign {
+    child: Child,
+    home: TempDir,
+}
+
+impl Foreign {
+    /// Starts a command made for a fresh directory, and waits until `ready` says that it serves.
+    #[track_caller]
+    fn start(command: impl FnOnce(&Path) -> Command, ready: impl Fn(&Path) -> bool) -> Self {
+        let home = TempDir::new().unwrap();
+        let mut command = command(home.path());
+        let log = fs::File::create(home.path().join("log")).unwrap();
+        let shown = format!("{command:?}");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let mut foreign = Foreign { child, home };
+        wait_until(&shown, DEADLINE, || {
+            if let Some(status) = foreign.child.try_wait().unwrap() {
+                panic!("{shown} ended, {status}: {}", foreign.read("log"));
+            }
+            ready(foreign.home.path())
+        });
+        foreign
+    }
+
+    /// nginx with these blocks inside `http`.
+    #[track_caller]
+    pub(crate) fn nginx(http: &str, port: u16) -> Self {
+        let command = |home: &Path| {
+            let text = format!(
+                "daemon off; master_process off; pid nginx.pid; error_log stderr;\n\
+                 events {{ worker_connections 1024; }}\n\
+                 http {{ access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f;\n\
+                 uwsgi_temp_path u; scgi_temp_path s;\n{http}\n}}\n"
+            );
+            fs::write(home.join("nginx.conf"), text).unwrap();
+            let mut command = Command::new("nginx");
+            command
+                .arg("-p")
+                .arg(home)
+                .arg("-c")
+                .arg(home.join("nginx.conf"));
+            command
+        };
+        Self::start(command, move |_| serves(port))
+    }
+
+    /// haproxy in TCP mode with these sections.
+    #[track_caller]
+    pub(crate) fn haproxy(sections: &str, port: u16) -> Self {
+        let command = |home: &Path| {
+            let text = format!(
+                "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n{sections}\n"
+            );
+            fs::write(home.join("haproxy.cfg"), text).unwrap();
+            let mut command = Command::new("haproxy");
+            command.arg("-db").arg("-f").arg(home.join("haproxy.cfg"));
+            command
+        };
+        Self::start(command, move |_| serves(port))
+    }
+
+    /// socat that answers each connection to a Unix socket with what comes in.
+    #[track_caller]
+    pub(crate) fn echo_on_a_unix_socket() -> (Self, PathBuf) {
+        let command = |home: &Path| {
+            let mut command = Command::new("socat");
+            command.arg(format!("UNIX-LISTEN:{}/echo,fork", home.display()));
+            command.arg("EXEC:cat");
+            command
+        };
+        let foreign = Self::start(command, |home| {
+            UnixStream::connect(home.join("echo")).is_ok()
+        });
+        let path = foreign.home.path().join("echo");
+        (foreign, path)
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.home.path().join(file)).unwrap_or_default()
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of the foreign server:\n{}", self.read("log"));
+        }
+    }
+}
+
+fn serves(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// Makes a key and a certificate for `name`, valid for `days`; signed by `authority` or by itself.
+/// The files are `NAME.key` and `NAME.pem` in `home`.
+#[track_caller]
+pub(crate) fn make_certificate(home: &Path, name: &str, days: u32, authority: Option<&str>) {
+    let mut command = Command::new("openssl");
+    command
+        .current_dir(home)
+        .args(["req", "-x509", "-newkey", "ec", "-nodes"]);
+    command.args(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    command.args([
+        "-keyout",
+        &format!("{name}.key"),
+        "-out",
+        &format!("{name}.pem"),
+    ]);
+    command.args(["-days", &days.to_string(), "-subj", &format!("/CN={name}")]);
+    command.args(["-addext", &format!("subjectAltName=DNS:{name}")]);
+    if let Some(authority) = authority {
+        command.args([
+            "-CA",
+            &format!("{authority}.pem"),
+            "-CAkey",
+            &format!("{authority}.key"),
+        ]);
+        command.args(["-addext", "basicConstraints=critical,CA:false"]);
+    }
+    let output = output_of(command, b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl: {said}");
+}
