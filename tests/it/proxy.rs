@@ -201,7 +201,7 @@ fn the_next_upstream_is_taken_and_where_there_is_none_the_client_is_reset() {
 
 /// `length` bytes that differ from place to place.
 fn pattern(length: usize, at: usize) -> Vec<u8> {
-    let byte = |index: usize| u8::try_from((at + index) * 2_654_435_761 >> 16 & 0xff).unwrap();
+    let byte = |index: usize| u8::try_from((((at + index) * 2_654_435_761) >> 16) & 0xff).unwrap();
     (0..length).map(byte).collect()
 }
 
