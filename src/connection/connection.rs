@@ -13,7 +13,8 @@ use mio::net::TcpStream;
 
 use super::driver::{Driver, Surroundings, Wait};
 use super::relay::{Client, Progress, Relaying};
-use super::transport::{Flushed, Got, Shaken, Transport};
+use super::secure::{SecureScratch, Shaken};
+use super::transport::{Flushed, Got, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
 use crate::server::listener::{Handshake, TcpListener, TcpSocket};
@@ -76,7 +77,7 @@ impl Connection {
         let mut transport = Transport::Clear;
         let mut shaking = None;
         if socket.plan.tls == TlsMode::On {
-            transport.secure();
+            transport.secure(None);
             shaking = Some(now + listener.handshake_timeout);
         } else {
             driver.open(listener.module.open(&peer), now);
@@ -122,7 +123,9 @@ impl Connection {
     ) -> Fate {
         self.driver.input.lend(&mut scratch.input);
         self.driver.output.lend(&mut scratch.output);
-        let after = self.run(signals, &mut scratch.relay, core);
+        self.transport.lend(&mut scratch.secure);
+        let after = self.run(signals, scratch, core);
+        self.transport.give_back(&mut scratch.secure);
         self.driver.input.give_back(&mut scratch.input);
         self.driver.output.give_back(&mut scratch.output);
         for abuse in self.driver.abuse.drain(..) {
@@ -143,7 +146,7 @@ impl Connection {
         }
     }
 
-    fn run(&mut self, signals: Signals, buffer: &mut Vec<u8>, core: &Arc<Core>) -> After {
+    fn run(&mut self, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> After {
         let now = Instant::now();
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
@@ -164,7 +167,7 @@ impl Connection {
         let mut reads = 0;
         loop {
             if self.relay.is_some()
-                && let Some(after) = self.carry(now, buffer, core)
+                && let Some(after) = self.carry(now, &mut scratch.relay, core)
             {
                 return after;
             }
@@ -181,7 +184,7 @@ impl Connection {
                 Ok(flushed) => flushed,
                 Err(error) => return self.broken(&error),
             };
-            if let Some(after) = self.leave(flushed, now) {
+            if let Some(after) = self.leave(flushed, now, &mut scratch.secure) {
                 return after;
             }
             if self.relay.is_some() || matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
@@ -221,7 +224,12 @@ impl Connection {
     }
 
     /// Where the session's last word leads, if it leads away from reading.
-    fn leave(&mut self, flushed: Flushed, now: Instant) -> Option<After> {
+    fn leave(
+        &mut self,
+        flushed: Flushed,
+        now: Instant,
+        scratch: &mut SecureScratch,
+    ) -> Option<After> {
         match &mut self.driver.wait {
             Wait::Abort => return Some(After::Abort),
             Wait::Work(work) => return Some(work.take().map_or(After::Abort, After::Work)),
@@ -239,7 +247,7 @@ impl Connection {
             Wait::StartTls if self.peer.may_start_tls => {
                 // What the client sent ahead of the handshake was sent by anybody (RFC 3207, 4.2).
                 self.driver.input.clear();
-                self.transport.secure();
+                self.transport.secure(Some(scratch));
                 self.shaking = Some(now + self.listener.handshake_timeout);
                 None
             }

@@ -3,6 +3,8 @@
 pub(crate) mod driver;
 pub(crate) mod proxy_header;
 mod relay;
+pub(crate) mod secure;
+mod store;
 pub(crate) mod transport;
 
 #[allow(

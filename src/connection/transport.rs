@@ -1,15 +1,13 @@
 #![forbid(unsafe_code)]
-//! Bytes between a socket and the buffers. The only file that names rustls' connection types.
+//! Bytes between a socket and the buffers, clear or protected.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 
 use mio::net::TcpStream;
 use nix::sys::sendfile::sendfile64;
-use rustls::server::{Acceptor, ClientHello};
-use rustls::{ServerConfig, ServerConnection};
 
-use crate::session::{Input, Output, TlsFacts};
+use super::secure::{Choose, Secure, SecureScratch, Shaken};
+use crate::session::{Input, Output};
 
 /// How far a write got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,30 +31,12 @@ pub(crate) enum Got {
     Truncated,
 }
 
-/// How far a handshake got.
-#[derive(Debug)]
-pub(crate) enum Shaken {
-    /// It goes on when the socket is ready: for writing when true, else for reading.
-    Waits { write: bool },
-    /// It is complete.
-    Done(TlsFacts),
-    /// It failed.
-    Failed(io::Error),
-}
-
-/// Chooses the settings once the client has named a server: the domain and its settings.
-pub(crate) type Choose<'a> = dyn FnMut(Option<&str>) -> Option<(String, Arc<ServerConfig>)> + 'a;
-
 /// A connection's way to the wire.
 pub(crate) enum Transport {
     /// Clear bytes.
     Clear,
-    /// The client's first message is awaited.
-    Hello(Box<Acceptor>),
-    /// The handshake goes on, for this domain.
-    Handshake(Box<ServerConnection>, String),
-    /// Protected bytes.
-    Tls(Box<ServerConnection>),
+    /// Protected bytes, or the handshake that leads there.
+    Secure(Box<Secure>),
 }
 
 /// How much one read may bring: a TLS record's worth (RFC 8446, 5.1).
@@ -64,40 +44,33 @@ const CHUNK: usize = 16 * 1024;
 
 impl Transport {
     /// Turns clear bytes into the beginning of a handshake.
-    pub(crate) fn secure(&mut self) {
-        *self = Transport::Hello(Box::default());
+    pub(crate) fn secure(&mut self, scratch: Option<&mut SecureScratch>) {
+        let mut secure = Secure::new();
+        if let Some(scratch) = scratch {
+            secure.lend(scratch);
+        }
+        *self = Transport::Secure(secure);
+    }
+
+    /// Borrows storage for a turn.
+    pub(crate) fn lend(&mut self, scratch: &mut SecureScratch) {
+        if let Transport::Secure(secure) = self {
+            secure.lend(scratch);
+        }
+    }
+
+    /// Gives it back.
+    pub(crate) fn give_back(&mut self, scratch: &mut SecureScratch) {
+        if let Transport::Secure(secure) = self {
+            secure.give_back(scratch);
+        }
     }
 
     /// Goes on with the handshake as far as the socket lets it.
     pub(crate) fn shake(&mut self, stream: &mut TcpStream, choose: &mut Choose<'_>) -> Shaken {
-        loop {
-            match self {
-                Transport::Hello(acceptor) => match hello(acceptor, stream, choose) {
-                    Ok(Some((connection, domain))) => {
-                        *self = Transport::Handshake(connection, domain);
-                    }
-                    Ok(None) => return Shaken::Waits { write: false },
-                    Err(error) => return Shaken::Failed(error),
-                },
-                Transport::Handshake(connection, domain) => {
-                    match shake(connection, stream) {
-                        Ok(None) => {}
-                        Ok(Some(write)) => return Shaken::Waits { write },
-                        Err(error) => return Shaken::Failed(error),
-                    }
-                    let facts = facts(connection, std::mem::take(domain));
-                    let Transport::Handshake(connection, _) =
-                        std::mem::replace(self, Transport::Clear)
-                    else {
-                        return Shaken::Failed(io::ErrorKind::InvalidData.into());
-                    };
-                    *self = Transport::Tls(connection);
-                    return Shaken::Done(facts);
-                }
-                Transport::Clear | Transport::Tls(_) => {
-                    return Shaken::Failed(io::ErrorKind::InvalidInput.into());
-                }
-            }
+        match self {
+            Transport::Secure(secure) => secure.shake(stream, choose),
+            Transport::Clear => Shaken::Failed(io::ErrorKind::InvalidInput.into()),
         }
     }
 
@@ -125,9 +98,8 @@ impl Transport {
         into: &mut [u8],
     ) -> io::Result<(usize, Got)> {
         match self {
-            Transport::Tls(connection) => read_tls(connection, stream, into),
+            Transport::Secure(secure) => secure.receive(stream, into),
             Transport::Clear => retry(|| stream.read(into)).map(|count| (count, Got::End)),
-            Transport::Hello(_) | Transport::Handshake(..) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -135,12 +107,7 @@ impl Transport {
     pub(crate) fn send(&mut self, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
         let taken = match self {
             Transport::Clear => retry(|| stream.write(bytes)),
-            Transport::Tls(connection) => {
-                let taken = connection.writer().write(bytes)?;
-                // What the socket does not take now is pending.
-                write_tls(connection, stream).map(|_| taken)
-            }
-            Transport::Hello(_) | Transport::Handshake(..) => Ok(0),
+            Transport::Secure(secure) => secure.send(stream, bytes),
         };
         match taken {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -155,7 +122,7 @@ impl Transport {
 
     /// True when protected bytes wait for the socket.
     pub(crate) fn is_pending(&self) -> bool {
-        matches!(self, Transport::Tls(connection) if connection.wants_write())
+        matches!(self, Transport::Secure(secure) if secure.is_pending())
     }
 
     /// Writes as much of the output as the socket takes.
@@ -166,140 +133,26 @@ impl Transport {
     ) -> io::Result<Flushed> {
         match self {
             Transport::Clear => flush_clear(stream, output),
-            Transport::Tls(connection) => flush_tls(connection, stream, output),
-            Transport::Hello(_) | Transport::Handshake(..) => Ok(Flushed::All),
+            Transport::Secure(secure) => flush_secure(secure, stream, output),
         }
     }
 
     /// Says that no more bytes follow, where the protocol has a word for it.
     pub(crate) fn finish(&mut self, stream: &mut TcpStream) {
-        if let Transport::Tls(connection) = self {
-            connection.send_close_notify();
-            // A peer that does not take it in has no use for it.
-            let _ = write_tls(connection, stream);
+        if let Transport::Secure(secure) = self {
+            secure.finish(stream);
         }
     }
 }
 
-fn hello(
-    acceptor: &mut Acceptor,
-    stream: &mut TcpStream,
-    choose: &mut Choose<'_>,
-) -> io::Result<Option<(Box<ServerConnection>, String)>> {
-    loop {
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let hello: ClientHello<'_> = accepted.client_hello();
-                let Some((domain, config)) = choose(hello.server_name()) else {
-                    return Err(io::Error::new(io::ErrorKind::NotFound, "no certificate"));
-                };
-                return match accepted.into_connection(config) {
-                    Ok(connection) => Ok(Some((Box::new(connection), domain))),
-                    Err((error, mut alert)) => {
-                        let _ = alert.write_all(stream);
-                        Err(io::Error::new(io::ErrorKind::InvalidData, error))
-                    }
-                };
-            }
-            Ok(None) => {}
-            Err((error, mut alert)) => {
-                let _ = alert.write_all(stream);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-            }
-        }
-        match retry(|| acceptor.read_tls(stream)) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// `None` when the handshake is complete and sent; else whether it waits for writing.
-fn shake(connection: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<Option<bool>> {
-    loop {
-        if write_tls(connection, stream)? == Flushed::Blocked {
-            return Ok(Some(true));
-        }
-        if !connection.is_handshaking() {
-            return Ok(None);
-        }
-        match retry(|| connection.read_tls(stream)) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => process(connection, stream)?,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(false)),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn facts(connection: &ServerConnection, domain: String) -> TlsFacts {
-    let version = match connection.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        _ => "TLSv1.2",
-    };
-    let cipher = connection.negotiated_cipher_suite();
-    TlsFacts {
-        version,
-        cipher: cipher
-            .and_then(|suite| suite.suite().as_str())
-            .unwrap_or_default()
-            .replace("TLS13_", "TLS_"),
-        server_name: connection.server_name().map(str::to_owned),
-        alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
-        domain,
-        client_certificate: connection
-            .peer_certificates()
-            .and_then(|chain| chain.first())
-            .map(|certificate| certificate.to_vec()),
-    }
-}
-
-fn process(connection: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {
-    connection
-        .process_new_packets()
-        .map(|_| ())
-        .map_err(|error| {
-            // The alert says what was wrong; whether it arrives changes nothing.
-            let _ = write_tls(connection, stream);
-            io::Error::new(io::ErrorKind::InvalidData, error)
-        })
-}
-
-/// Bytes read, and what it means when there are none.
-fn read_tls(
-    connection: &mut ServerConnection,
-    stream: &mut TcpStream,
-    into: &mut [u8],
-) -> io::Result<(usize, Got)> {
-    loop {
-        match connection.reader().read(into) {
-            Ok(0) => return Ok((0, Got::End)),
-            Ok(count) => return Ok((count, Got::End)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Ok((0, Got::Truncated));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        retry(|| connection.read_tls(stream))?;
-        process(connection, stream)?;
-        if connection.wants_write() {
-            // Key updates and the like; what does not fit goes out with the next flush.
-            let _ = write_tls(connection, stream)?;
-        }
-    }
-}
-
-fn flush_tls(
-    connection: &mut ServerConnection,
+fn flush_secure(
+    secure: &mut Secure,
     stream: &mut TcpStream,
     output: &mut Output,
 ) -> io::Result<Flushed> {
     use std::os::unix::fs::FileExt;
     loop {
-        if write_tls(connection, stream)? == Flushed::Blocked {
+        if secure.flush(stream)? == Flushed::Blocked {
             return Ok(Flushed::Blocked);
         }
         if output.is_empty() {
@@ -315,28 +168,18 @@ fn flush_tls(
                     "a file became shorter",
                 ));
             }
-            connection.writer().write_all(&chunk[..count])?;
+            // The whole piece is taken: nothing is pending, and it fits a record.
+            let count = secure.send(stream, &chunk[..count])?;
             *offset += count as u64;
             *length -= count as u64;
             if *length == 0 {
                 output.pop_file();
             }
         } else {
-            let count = connection.writer().write(output.front())?;
+            let count = secure.send(stream, output.front())?;
             output.advance(count);
         }
     }
-}
-
-fn write_tls(connection: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<Flushed> {
-    while connection.wants_write() {
-        match retry(|| connection.write_tls(stream)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Flushed::All)
 }
 
 fn flush_clear(stream: &mut TcpStream, output: &mut Output) -> io::Result<Flushed> {

@@ -16,6 +16,7 @@ use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
+use crate::connection::secure::SecureScratch;
 use crate::connection::{Connection, Fate, Lingering};
 use crate::session::{Lane, Waker, Work};
 
@@ -66,6 +67,7 @@ pub(crate) struct Scratch {
     pub(crate) output: Vec<u8>,
     /// What relays read into; made by the first.
     pub(crate) relay: Vec<u8>,
+    pub(crate) secure: SecureScratch,
 }
 
 impl Default for Scratch {
@@ -74,6 +76,7 @@ impl Default for Scratch {
             input: Vec::with_capacity(64 * 1024),
             output: Vec::with_capacity(64 * 1024),
             relay: Vec::new(),
+            secure: SecureScratch::default(),
         }
     }
 }

@@ -1,0 +1,102 @@
+#![forbid(unsafe_code)]
+//! Bytes on their way between a socket and a record layer, in storage that a turn borrows from its worker.
+
+/// A queue of bytes in storage that is initialized once. At rest it owns just what it holds.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    /// All of it is initialized; `start..end` is in use.
+    storage: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Store {
+    pub(super) fn filled(&self) -> &[u8] {
+        &self.storage[self.start..self.end]
+    }
+
+    pub(super) fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.start..self.end]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Forgets bytes at the front.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start >= self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Room for `count` bytes behind what is there, to be claimed with [`Store::add`].
+    pub(super) fn room(&mut self, count: usize) -> &mut [u8] {
+        if self.storage.len() - self.end < count {
+            self.storage.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            if self.storage.len() < self.end + count {
+                self.storage.resize(self.end + count, 0);
+            }
+        }
+        &mut self.storage[self.end..]
+    }
+
+    /// Claims bytes that were written to [`Store::room`].
+    pub(super) fn add(&mut self, count: usize) {
+        self.end += count;
+    }
+
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        self.add(bytes.len());
+    }
+
+    /// Exchanges what it owns for a large spare storage, with its bytes.
+    pub(super) fn lend(&mut self, spare: &mut Vec<u8>) {
+        let count = self.len();
+        if spare.len() < count {
+            spare.resize(count, 0);
+        }
+        spare[..count].copy_from_slice(self.filled());
+        std::mem::swap(&mut self.storage, spare);
+        (self.start, self.end) = (0, count);
+    }
+
+    /// Gives the spare storage back; what is left moves to one of its own size.
+    pub(super) fn give_back(&mut self, spare: &mut Vec<u8>) {
+        let kept = self.filled().to_vec();
+        *spare = std::mem::replace(&mut self.storage, kept);
+        (self.start, self.end) = (0, self.storage.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Store;
+
+    #[test]
+    fn bytes_stay_in_order_through_lending_and_growing() {
+        let mut spare = vec![0; 8];
+        let mut store = Store::default();
+        let mut expected = Vec::<u8>::new();
+        for turn in 0..40_u8 {
+            store.lend(&mut spare);
+            let piece = vec![turn; usize::from(turn % 7)];
+            store.extend(&piece);
+            expected.extend(&piece);
+            let gone = expected.len() / 3;
+            store.consume(gone);
+            expected.drain(..gone);
+            assert_eq!(store.filled(), expected);
+            store.give_back(&mut spare);
+            assert_eq!(store.filled(), expected);
+            assert_eq!(store.storage.len(), expected.len(), "nothing spare at rest");
+        }
+    }
+}
