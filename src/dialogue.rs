@@ -239,6 +239,7 @@ impl Run {
             Wait::Abort => "abort",
             Wait::StartTls => "starttls",
             Wait::Relay(_) => "relay",
+            Wait::Exec(_) => "exec",
             Wait::Read | Wait::Drain | Wait::Work(_) => "an open session",
         };
         if is == what {

@@ -12,6 +12,7 @@ pub mod datagram;
 mod input;
 mod output;
 mod peer;
+mod program;
 mod relay;
 mod work;
 
@@ -23,6 +24,7 @@ pub use datagram::{Datagram, DatagramContext, DatagramModule, Exchange};
 pub use input::Input;
 pub use output::{Output, Segment};
 pub use peer::{Class, Peer, Security, TlsFacts};
+pub use program::{Program, User};
 pub use relay::{Dial, Relay, Target, Upstream, UpstreamStream};
 pub use work::{Lane, Outcome, Work};
 
@@ -105,6 +107,8 @@ pub enum Next {
     Work(Work),
     /// Carry bytes between the peer and an upstream until both have finished; the session ends.
     Relay(Relay),
+    /// Run a program with the connection as its standard input, output and error; the session ends.
+    Exec(Program),
     /// Write what is pending, then close.
     Close,
     /// Close at once, unwritten output is lost (the peer may see a reset).

@@ -10,6 +10,8 @@ use crate::control::{Commands, ControlSocket, Request, Response};
 use crate::server::{Handle, Server};
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
+    // Whoever started us may have left descriptors open; programs of ours are not to get them.
+    close_fds::set_fds_cloexec(3, &[]);
     let plan = common.load()?;
     start_log(&plan);
     for notice in &plan.notices {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::net::TcpStream;
 
 use super::driver::{Driver, Surroundings, Wait};
+use super::program::Running;
 use super::relay::{Client, Progress, Relaying};
 use super::secure::{SecureScratch, Shaken};
 use super::transport::{Flushed, Got, Transport};
@@ -20,7 +21,7 @@ use crate::config::plan::TlsMode;
 use crate::server::listener::{Handshake, TcpListener, TcpSocket};
 use crate::server::parked::Signals;
 use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
-use crate::session::{Outcome, Peer, Security, Work};
+use crate::session::{Outcome, Peer, Program, Relay, Security, Upstream, UpstreamStream, Work};
 use crate::tls::Acceptors;
 
 /// Reads in one turn before a busy connection goes to the back of the queue.
@@ -40,6 +41,8 @@ pub(crate) struct Connection {
     outcome: Option<Outcome>,
     /// Bytes are carried to and from an upstream; the session has said its last word.
     relay: Option<Box<Relaying>>,
+    /// A program has the connection; ended with it.
+    program: Option<Box<Running>>,
     /// Until when a handshake that is under way must be complete.
     shaking: Option<Instant>,
     /// The socket may hold bytes that were not read.
@@ -88,6 +91,7 @@ impl Connection {
             transport,
             shaking,
             relay: None,
+            program: None,
             peer,
             listener,
             acceptors: Arc::clone(&socket.acceptors),
@@ -166,6 +170,9 @@ impl Connection {
         }
         let mut reads = 0;
         loop {
+            if self.program.is_some() && self.relay.is_none() {
+                return self.attend(signals, core);
+            }
             if self.relay.is_some()
                 && let Some(after) = self.carry(now, &mut scratch.relay, core)
             {
@@ -184,10 +191,11 @@ impl Connection {
                 Ok(flushed) => flushed,
                 Err(error) => return self.broken(&error),
             };
-            if let Some(after) = self.leave(flushed, now, &mut scratch.secure) {
+            if let Some(after) = self.leave(flushed, now, &mut scratch.secure, core) {
                 return after;
             }
-            if self.relay.is_some() || matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
+            let handed_on = self.relay.is_some() || self.program.is_some();
+            if handed_on || matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
                 continue;
             }
             if !self.driver.may_read() || !self.readable {
@@ -229,11 +237,17 @@ impl Connection {
         flushed: Flushed,
         now: Instant,
         scratch: &mut SecureScratch,
+        core: &Arc<Core>,
     ) -> Option<After> {
         match &mut self.driver.wait {
             Wait::Abort => return Some(After::Abort),
             Wait::Work(work) => return Some(work.take().map_or(After::Abort, After::Work)),
-            Wait::Read | Wait::Drain | Wait::StartTls | Wait::Relay(_) | Wait::Close => {}
+            Wait::Read
+            | Wait::Drain
+            | Wait::StartTls
+            | Wait::Relay(_)
+            | Wait::Exec(_)
+            | Wait::Close => {}
         }
         if flushed == Flushed::Blocked {
             if self.driver.is_idle(now) {
@@ -257,14 +271,15 @@ impl Connection {
                 else {
                     return Some(After::Abort);
                 };
-                match Relaying::new(relay, &mut self.driver.input, self.hangup) {
-                    Ok(relaying) => {
-                        self.relay = Some(Box::new(relaying));
-                        self.driver.restart_idle(now);
-                        None
-                    }
-                    Err(error) => Some(self.broken(&error)),
-                }
+                self.begin_relay(relay, now)
+            }
+            Wait::Exec(_) => {
+                let Wait::Exec(Some(program)) =
+                    std::mem::replace(&mut self.driver.wait, Wait::Close)
+                else {
+                    return Some(After::Abort);
+                };
+                self.begin_program(&program, now, core)
             }
             Wait::StartTls => {
                 self.listener.complain(format_args!(
@@ -273,6 +288,79 @@ impl Connection {
                 Some(After::Abort)
             }
             Wait::Read | Wait::Drain | Wait::Work(_) | Wait::Abort => None,
+        }
+    }
+
+    fn begin_relay(&mut self, relay: Relay, now: Instant) -> Option<After> {
+        match Relaying::new(relay, &mut self.driver.input, self.hangup) {
+            Ok(relaying) => {
+                self.relay = Some(Box::new(relaying));
+                self.driver.restart_idle(now);
+                None
+            }
+            Err(error) => Some(self.broken(&error)),
+        }
+    }
+
+    /// Hands the connection to a program: the socket itself, unless something of ours is between.
+    fn begin_program(
+        &mut self,
+        program: &Program,
+        now: Instant,
+        core: &Arc<Core>,
+    ) -> Option<After> {
+        let bare = self.transport.is_clear() && self.driver.input.is_empty();
+        let started = if bare {
+            Running::on_socket(program, &self.stream, core).map(|running| (running, None))
+        } else {
+            Running::on_pair(program, core).map(|(running, pair)| (running, Some(pair)))
+        };
+        match started {
+            Ok((running, pair)) => {
+                self.program = Some(Box::new(running));
+                let stream = UpstreamStream::Unix(pair?);
+                let relay = Relay {
+                    upstream: Upstream::Connected(stream),
+                    ahead: Vec::new(),
+                };
+                self.begin_relay(relay, now)
+            }
+            Err(error) => {
+                let file = program.command.first().map(|file| file.display());
+                let file = file.map(|file| file.to_string()).unwrap_or_default();
+                self.listener
+                    .complain(format_args!("cannot run {file}: {error}"));
+                Some(After::Abort)
+            }
+        }
+    }
+
+    /// Looks after a program that has the socket to itself.
+    fn attend(&mut self, signals: Signals, core: &Arc<Core>) -> After {
+        let Connection {
+            program,
+            stream,
+            slot,
+            ..
+        } = self;
+        let Some(program) = program else {
+            return After::Abort;
+        };
+        if program.has_ended() {
+            // Ours again: the peer's last bytes are heard out without blocking.
+            let ours = socket2::SockRef::from(&*stream).set_nonblocking(true);
+            return ours.map_or(After::Abort, |()| After::Close);
+        }
+        // A peer that only finished sending may still want the answer.
+        if signals.has(Signals::HANGUP) && !matches!(stream.take_error(), Ok(None)) {
+            return After::Abort;
+        }
+        let key = slot.get_or_insert_with(|| core.reserve()).key();
+        let registered =
+            core.register_far(key, |registry, token| program.register(registry, token));
+        match registered {
+            Ok(()) => After::Park(PROGRAM, Instant::now() + LOOK_AT_PROGRAM),
+            Err(error) => self.broken(&error),
         }
     }
 
@@ -452,6 +540,10 @@ const READ: Signals = Signals::READABLE
     .and(Signals::WOKEN)
     .and(Signals::DUE)
     .and(Signals::SHUTDOWN);
+/// The end of the program, or of its peer.
+const PROGRAM: Signals = Signals::FAR_READABLE.and(Signals::HANGUP).and(Signals::DUE);
+/// How often a program is looked at though nothing was heard of it.
+const LOOK_AT_PROGRAM: Duration = Duration::from_secs(3600);
 const WRITE: Signals = Signals::WRITABLE.and(Signals::HANGUP).and(Signals::DUE);
 
 /// A socket whose slot is free and whose sending side is closed; its last bytes are thrown away until the

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::session::{
-    Abuse, Context, Event, Input, Next, Outcome, Output, Peer, Relay, Session, Waker, Work,
+    Abuse, Context, Event, Input, Next, Outcome, Output, Peer, Program, Relay, Session, Waker, Work,
 };
 
 /// What surrounds a session in one turn.
@@ -24,6 +24,7 @@ pub(crate) enum Wait {
     StartTls,
     Work(Option<Work>),
     Relay(Option<Relay>),
+    Exec(Option<Program>),
     Close,
     Abort,
 }
@@ -268,6 +269,7 @@ impl Driver {
             Next::StartTls => Wait::StartTls,
             Next::Work(work) => Wait::Work(Some(work)),
             Next::Relay(relay) => Wait::Relay(Some(relay)),
+            Next::Exec(program) => Wait::Exec(Some(program)),
             Next::Close => Wait::Close,
             Next::Abort => Wait::Abort,
         };

@@ -1,6 +1,7 @@
 //! One connection from admission to close.
 
 pub(crate) mod driver;
+mod program;
 pub(crate) mod proxy_header;
 mod relay;
 pub(crate) mod secure;

@@ -4,6 +4,7 @@
 mod daytime;
 mod discard;
 mod echo;
+mod exec;
 mod proxy;
 
 use std::path::Path;
@@ -38,7 +39,13 @@ pub struct ModuleEntry {
 }
 
 /// All protocols, by name.
-pub const TABLE: &[ModuleEntry] = &[daytime::ENTRY, discard::ENTRY, echo::ENTRY, proxy::ENTRY];
+pub const TABLE: &[ModuleEntry] = &[
+    daytime::ENTRY,
+    discard::ENTRY,
+    echo::ENTRY,
+    exec::ENTRY,
+    proxy::ENTRY,
+];
 
 /// The settings of one listener's module, and where its errors go.
 pub struct Settings<'a, 'e> {
@@ -66,6 +73,22 @@ impl<'a> Settings<'a, '_> {
     /// The value of a key, `None` when it is absent or wrong.
     pub(crate) fn get<T: DeserializeOwned>(&mut self, field: Field<'a, T>) -> Option<T> {
         self.text.get(field, self.errors)
+    }
+
+    /// The value of a key made into something else.
+    pub(crate) fn map<T: DeserializeOwned, U>(
+        &mut self,
+        field: Field<'a, T>,
+        make: impl FnOnce(T) -> Result<U, String>,
+    ) -> Option<U> {
+        self.text.map(field, self.errors, make)
+    }
+
+    /// An error at the settings as a whole.
+    pub(crate) fn complain(&mut self, message: &str) {
+        let offset = self.text.offset(self.settings);
+        self.errors
+            .push(self.text.error(offset, message.to_owned()));
     }
 
     /// A duration like `"10s"`.

@@ -10,6 +10,7 @@ mod open;
 pub(crate) mod parked;
 mod poll_loop;
 mod preface;
+mod reaper;
 mod refusals;
 mod sockets;
 pub mod status;

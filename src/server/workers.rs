@@ -16,6 +16,7 @@ use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
+use super::reaper::Reaper;
 use crate::connection::secure::SecureScratch;
 use crate::connection::{Connection, Fate, Lingering};
 use crate::session::{Lane, Waker, Work};
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     busy: AtomicUsize,
     lingering: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    reaper: Reaper,
 }
 
 /// Buffers that a turn borrows from its worker, so that a parked connection owns none.
@@ -314,6 +316,11 @@ impl Core {
         let _ = lane.send(Errand::Session(key, work));
     }
 
+    /// Ends a program whose connection is gone.
+    pub(crate) fn reap(&self, program: std::process::Child) {
+        self.reaper.reap(program);
+    }
+
     /// Runs a datagram module's work on a lane.
     pub(crate) fn datagram_work(&self, lane: Lane, run: Box<dyn FnOnce() + Send>) {
         let _ = self.lane(lane).send(Errand::Datagrams(run));
@@ -361,6 +368,7 @@ impl Workers {
             busy: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            reaper: Reaper::start()?,
         });
         // Hashing gains nothing from more threads than cores; waiting is cheap but each wait has a thread.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
