@@ -8,8 +8,10 @@ macro_rules! say {
     };
 }
 
+mod ask;
 mod check;
 mod explain;
+mod live;
 mod run;
 mod status;
 
@@ -37,7 +39,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run in the foreground; SIGTERM drains and ends, twice stops at once
+    /// Run in the foreground; SIGHUP reloads, SIGTERM drains and ends, twice stops at once
     Run(Common),
     /// Check the configuration and print the table of sockets
     Check(Common),
@@ -45,6 +47,20 @@ enum Command {
     Explain(explain::Options),
     /// Tell what the running daemon is doing
     Status(status::Options),
+    /// List the open connections
+    Connections(live::ListOptions),
+    /// Close a connection, or all of an address
+    Disconnect(live::DisconnectOptions),
+    /// Read the configuration again and put it in force, all or nothing
+    Reload(live::ReloadOptions),
+    /// Keep an address or a network out for a time, and close its connections
+    Ban(live::BanOptions),
+    /// Take a ban back
+    Unban(live::UnbanOptions),
+    /// List the bans
+    Bans(live::ListOptions),
+    /// Open or close a socket of a listener
+    Socket(live::SocketOptions),
 }
 
 /// What every command takes.
@@ -88,6 +104,13 @@ pub fn main() -> ExitCode {
         Command::Check(common) => check::check(&common),
         Command::Explain(options) => explain::explain(&options),
         Command::Status(options) => status::status(&options),
+        Command::Connections(options) => live::connections(&options),
+        Command::Disconnect(options) => live::disconnect(&options),
+        Command::Reload(options) => live::reload(&options),
+        Command::Ban(options) => live::ban(&options),
+        Command::Unban(options) => live::unban(&options),
+        Command::Bans(options) => live::bans(&options),
+        Command::Socket(options) => live::socket(&options),
     };
     result.unwrap_or_else(|code| code)
 }

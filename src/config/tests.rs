@@ -54,7 +54,7 @@ fn every_key_stands_on_the_page_and_every_key_of_the_page_exists() {
     let mut keys: Vec<&str> = raw
         .lines()
         .filter_map(|line| line.trim().strip_prefix("pub(super) "))
-        .filter_map(|line| Some(line.split_once(": Field")?.0))
+        .filter_map(|line| Some(line.split_once(": Field")?.0.trim_start_matches("r#")))
         .chain(
             crate::modules::TABLE
                 .iter()
