@@ -17,6 +17,10 @@
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
+//! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
+//! | `connections.rs` | who is connected, and how a person ends it |
+//! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `demo.rs` | the configuration that is shipped |
 
@@ -25,8 +29,10 @@
     reason = "a test that cannot go on says where by panicking"
 )]
 
+mod bans;
 mod churn;
 mod cli;
+mod connections;
 mod datagrams;
 mod demo;
 mod descriptors;
@@ -35,9 +41,11 @@ mod foreign;
 mod harness;
 mod idle;
 mod ladder;
+mod live_sockets;
 mod modules;
 mod proxy;
 mod proxy_from;
+mod reload;
 mod signals;
 mod sockets;
 mod tls;
