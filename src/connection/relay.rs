@@ -321,7 +321,10 @@ impl Relaying {
             }
             if self.upstream_piped.is_bulk() {
                 match self.upstream_piped.fill(&*client.stream, pipes) {
-                    Ok(count) => self.client.ended = count == Some(0),
+                    Ok(count) => {
+                        self.client.ended = count == Some(0);
+                        client.transport.received += count.unwrap_or(0) as u64;
+                    }
                     Err(error) => self.client.dry(error)?,
                 }
                 continue;
@@ -361,7 +364,10 @@ impl Relaying {
             while self.client_piped.is_holding() {
                 match accepted(|| self.client_piped.drain(&*client.stream))? {
                     0 => return Ok(moved),
-                    count => moved += count,
+                    count => {
+                        moved += count;
+                        client.transport.sent += count as u64;
+                    }
                 }
             }
             if self.far.ended {

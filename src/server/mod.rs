@@ -25,6 +25,8 @@ pub mod status;
 mod swap;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_live;
 mod udp_io;
 pub(crate) mod warden;
 pub(crate) mod why;
