@@ -72,6 +72,16 @@ impl Checked {
             row.index = old.sockets.iter().find(same).and_then(|own| own.index);
             claimed.extend(row.index);
         }
+        for (_, row) in &mut checked {
+            let own = old
+                .sockets
+                .iter()
+                .find(|own| own.index == row.index && row.index.is_some());
+            let own = own.cloned().unwrap_or_default();
+            let filled = |text: &String| !text.is_empty();
+            row.proxy_from = row.proxy_from.take().or(own.proxy_from).filter(filled);
+            row.client_ca = row.client_ca.take().or(own.client_ca).filter(filled);
+        }
         Ok(Checked {
             rows: checked,
             limits,
@@ -257,19 +267,24 @@ impl Desk<'_> {
         } else if restriction.is_some_and(|kind| kind != "none") {
             self.list(place, "list", &row.list);
         }
-        let proxy_from = row.proxy_from.filter(|list| !list.trim().is_empty());
+        let (proxy_from, client_ca) = (row.proxy_from, row.client_ca);
         if let Some(list) = &proxy_from {
             self.list(place, "proxy_from", list);
         }
-        let client_ca = row.client_ca.filter(|file| !file.trim().is_empty());
         if self.udp {
             if tls.is_some_and(|tls| tls != "Off") {
                 self.fault(place, "tls", "UDP has no TLS".to_owned());
             }
-            if client_ca.is_some() {
+            if client_ca
+                .as_ref()
+                .is_some_and(|file| !file.trim().is_empty())
+            {
                 self.fault(place, "client_ca", "UDP has no TLS".to_owned());
             }
-            if proxy_from.is_some() {
+            if proxy_from
+                .as_ref()
+                .is_some_and(|list| !tidy(list).is_empty())
+            {
                 self.fault(place, "proxy_from", "UDP has no PROXY header".to_owned());
             }
         }

@@ -254,6 +254,8 @@ impl Server {
                 break;
             }
         }
+        // A handle that is kept holds no port.
+        self.shared.state.store(Arc::default());
         drop(self.orders);
         drop(self.workers);
         drop(self.keeper);
