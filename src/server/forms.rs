@@ -16,6 +16,9 @@ use crate::control::request::{LimitsForm, ListenerForm, Row};
 /// How much of a bad value is repeated.
 const MOST_SHOWN: usize = 40;
 
+/// Rows of one listener; each is found anew for each change of it.
+const MOST_ROWS: usize = 1000;
+
 /// Rows and limits whose fields are each right.
 pub(super) struct Checked {
     /// With the place of each among those that were sent; those with port 0 are gone.
@@ -42,6 +45,13 @@ impl Checked {
             faults: Vec::new(),
             notices: Vec::new(),
         };
+        if rows.len() > MOST_ROWS {
+            desk.faults.push(Fault {
+                message: format!("expected at most {MOST_ROWS} rows, found {}", rows.len()),
+                ..Fault::default()
+            });
+            return Err(desk.faults);
+        }
         let mut claimed = HashSet::new();
         let mut checked = Vec::new();
         for (place, row) in rows.into_iter().enumerate() {

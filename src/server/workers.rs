@@ -538,8 +538,11 @@ fn turn(
         Fate::Park(connection, wants, deadline) => {
             core.park(connection, listener, wants, Some(deadline))
         }
-        Fate::Yield(connection) => {
-            core.enqueue(Resident::Connection(connection, listener), Signals::NONE);
+        Fate::Yield(mut connection) => {
+            // One that never rests is told here what it would be told when it parks.
+            let key = connection.parts().1.as_ref().map(SlotGuard::key);
+            let signals = key.map_or(Signals::NONE, |key| core.parked.take_signals(key));
+            core.enqueue(Resident::Connection(connection, listener), signals);
         }
         Fate::Work(connection, work) => core.work(connection, listener, work),
         Fate::Linger(lingering) => linger(core, lingering, Signals::NONE, scratch),

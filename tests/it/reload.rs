@@ -375,3 +375,39 @@ fn udp_listeners_come_go_and_change_their_module() {
     assert_eq!(ask(), "x");
     assert_eq!(daemon.listener("again")["accepted"], 1);
 }
+
+#[test]
+fn a_log_level_comes_into_force_with_its_reload() {
+    let port = free_port();
+    let daemon = Daemon::start(Conf::new("").listener("echo", &echo_text(port)));
+    admitted("127.0.0.1", port);
+    assert!(!daemon.log().contains("connected"));
+    let text = format!("Tcp(module: Echo, log_level: Debug, sockets: [(port: {port})])");
+    daemon.conf().write("listeners/echo.ron", &text);
+    assert_says(&reload(&daemon), &["logs at DEBUG"]);
+    admitted("127.0.0.2", port);
+    wait_until("the newcomer is spoken of", DEADLINE, || {
+        daemon.log().contains("127.0.0.2") && daemon.log().contains("connected")
+    });
+}
+
+#[test]
+fn a_session_is_resumed_after_a_reload() {
+    let port = free_port();
+    let domains = r#"domains: [(name: "example.test", certificate: SelfSigned)], default_domain: "example.test""#;
+    let text = format!("Tcp(module: Daytime, sockets: [(port: {port}, tls: On)])");
+    let daemon = Daemon::start(Conf::new(domains).listener("day", &text));
+    let home = daemon.conf().home().to_owned();
+    let client = |arguments: &str| {
+        let command = format!(
+            "openssl s_client -tls1_2 -connect 127.0.0.1:{port} {arguments} -ign_eof </dev/null 2>/dev/null"
+        );
+        let mut shell = std::process::Command::new("sh");
+        shell.current_dir(&home).arg("-c").arg(command);
+        let output = crate::harness::output_of(shell, b"");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_says(&client("-sess_out session"), &["New, TLSv1.2"]);
+    reload(&daemon);
+    assert_says(&client("-sess_in session"), &["Reused, TLSv1.2"]);
+}
