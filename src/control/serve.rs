@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -157,7 +158,9 @@ impl Desk {
                 Ok(Some(line)) => {
                     let response = line
                         .and_then(|line| parse(&line))
-                        .map_or_else(Response::Error, |request| self.commands.execute(&request));
+                        .map_or_else(Response::Error, |request| {
+                            execute(&*self.commands, &request)
+                        });
                     caller.answer(&response);
                     caller.deadline = Instant::now() + self.deadline;
                 }
@@ -194,6 +197,14 @@ impl Desk {
             false
         });
     }
+}
+
+/// A command that panics is an error of its own: the next one is carried out.
+fn execute(commands: &dyn Commands, request: &Request) -> Response {
+    catch_unwind(AssertUnwindSafe(|| commands.execute(request))).unwrap_or_else(|_| {
+        log::error!("a command of the control socket panicked");
+        Response::Error("the daemon panicked over this command".to_owned())
+    })
 }
 
 /// The words of an error for a request that is none.
