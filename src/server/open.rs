@@ -11,6 +11,7 @@ use super::exchanges;
 use super::listener::{Counters, TcpListener, TcpSocket, UdpListener};
 use super::poll_loop::{Kind, Source};
 use super::sockets::{self, StartError};
+use super::udp_io;
 use super::{Running, RunningKind};
 use crate::admission::limits::Limits;
 use crate::config::plan::{ListenerPlan, Plan, Protocol};
@@ -103,6 +104,7 @@ pub(super) fn open(
                     index,
                     refusals,
                     restriction: plan.restriction,
+                    headers: udp_io::Headers::new(),
                 }));
             }
             Ok(Running {

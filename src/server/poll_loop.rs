@@ -44,6 +44,7 @@ pub(crate) enum Kind {
         index: u32,
         refusals: usize,
         restriction: Restriction,
+        headers: udp_io::Headers,
     },
 }
 
@@ -256,7 +257,8 @@ impl PollLoop {
             index: at,
             refusals,
             restriction,
-        } = &source.kind
+            headers,
+        } = &mut source.kind
         else {
             return;
         };
@@ -272,6 +274,7 @@ impl PollLoop {
             let wall = SystemTime::now();
             let received = receiver.receive(
                 &group.sockets[at as usize].0,
+                headers,
                 |remote, local, bytes| match gate.clear(remote.ip(), restriction, wall) {
                     Ok(cleared) => {
                         listener.counters.accept();

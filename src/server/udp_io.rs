@@ -30,17 +30,25 @@ pub(crate) fn prepare(socket: &socket2::Socket, ipv6: bool, wildcard: bool) -> i
     Ok(())
 }
 
+/// What one socket's batches are described by. Not shared: the lengths of addresses and control data that a call
+/// leaves there are the room of the next one, and those of another family or without control data are shorter.
+pub(crate) struct Headers(MultiHeaders<SockaddrStorage>);
+
+impl Headers {
+    pub(crate) fn new() -> Self {
+        let control = cmsg_space!(in6_pktinfo);
+        Headers(MultiHeaders::preallocate(BATCH, Some(control)))
+    }
+}
+
 /// Room for one batch. Pages that no datagram has reached are never touched.
 pub(crate) struct Receiver {
-    headers: MultiHeaders<SockaddrStorage>,
     buffers: Vec<u8>,
 }
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        let control = cmsg_space!(in6_pktinfo);
         Receiver {
-            headers: MultiHeaders::preallocate(BATCH, Some(control)),
             buffers: vec![0; BATCH * ROOM],
         }
     }
@@ -52,6 +60,7 @@ impl Receiver {
     pub(crate) fn receive(
         &mut self,
         socket: &impl AsRawFd,
+        headers: &mut Headers,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
@@ -62,7 +71,7 @@ impl Receiver {
         let flags = MsgFlags::MSG_DONTWAIT;
         let results = recvmmsg(
             socket.as_raw_fd(),
-            &mut self.headers,
+            &mut headers.0,
             slices.iter_mut(),
             flags,
             None,
