@@ -11,7 +11,6 @@ use super::exchanges;
 use super::listener::{Counters, TcpListener, TcpSocket, UdpListener};
 use super::poll_loop::{Kind, Source};
 use super::sockets::{self, StartError};
-use super::udp_io;
 use super::{Running, RunningKind};
 use crate::admission::limits::Limits;
 use crate::config::plan::{ListenerPlan, Plan, Protocol};
@@ -104,7 +103,7 @@ pub(super) fn open(
                     index,
                     refusals,
                     restriction: plan.restriction,
-                    headers: udp_io::Headers::new(),
+                    wildcard: plan.address.is_none(),
                 }));
             }
             Ok(Running {
