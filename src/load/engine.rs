@@ -2,14 +2,10 @@
 //! Slots, pace, time, and what is counted. One loop on one thread; what an operation is, `Work` knows.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
 use mio::event::Source;
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::options::Load;
 use super::pace::Pace;
@@ -24,7 +20,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How often what needs no precision is looked at.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 const EVENTS: usize = 512;
-const TIMER: Token = Token(usize::MAX - 1);
 const LANE_SHIFT: u32 = 24;
 
 /// How far an operation is.
@@ -132,6 +127,7 @@ impl<'a> Lane<'a> {
             }
             let slot = self.idle.pop()?;
             self.next += 1;
+            self.measured.begun(now - due);
             self.began[slot] = Some(due);
             let step = self.work.begin(slot, poll);
             self.settle(slot, step);
@@ -172,7 +168,6 @@ impl<'a> Lane<'a> {
 /// The loop.
 pub(super) struct Engine {
     poll: Poll,
-    timer: TimerFd,
     watch: Watch,
     time: Duration,
     warmup: Duration,
@@ -181,16 +176,8 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(load: &Load) -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
-        poll.registry().register(
-            &mut SourceFd(&timer.as_fd().as_raw_fd()),
-            TIMER,
-            Interest::READABLE,
-        )?;
         Ok(Engine {
-            poll,
-            timer,
+            poll: Poll::new()?,
             watch: Watch::new(load),
             time: load.time,
             warmup: load.warmup,
@@ -270,10 +257,6 @@ impl Engine {
             self.wait(&mut events, wake, now, patience)?;
             for event in &events {
                 let Token(token) = event.token();
-                if event.token() == TIMER {
-                    // Edge-triggered, and set anew before it is waited for: nothing to read.
-                    continue;
-                }
                 let slot = token & ((1 << LANE_SHIFT) - 1);
                 let lane = &mut lanes[token >> LANE_SHIFT];
                 let step = lane.work.ready(slot);
@@ -293,8 +276,8 @@ impl Engine {
         }
     }
 
-    /// Waits for events, at most until `wake` and no longer than `patience`. The poll's own timeout counts milliseconds, which is too coarse
-    /// for a pace.
+    /// Waits for events, at most until `wake` and no longer than `patience`. The poll counts in milliseconds,
+    /// which is too coarse for a pace: the last one is spent asking again and again. The core is the load's own.
     fn wait(
         &mut self,
         events: &mut Events,
@@ -304,12 +287,9 @@ impl Engine {
     ) -> io::Result<()> {
         let timeout = match wake {
             None => patience,
-            Some(wake) if wake <= now => Duration::ZERO,
             Some(wake) => {
-                let after = TimeSpec::from_duration(wake - now);
-                self.timer
-                    .set(Expiration::OneShot(after), TimerSetTimeFlags::empty())?;
-                patience
+                let left = wake.saturating_duration_since(now).min(patience);
+                Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(0))
             }
         };
         match self.poll.poll(events, Some(timeout)) {

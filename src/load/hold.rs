@@ -15,22 +15,19 @@ use super::sources::Sources;
 use super::tls::{self, Store};
 use super::watch::Watch;
 
-/// Opens connections one after the other and has each echo once, so that the server has served it, and its
-/// backlog never fills.
+/// Connections that are opened together: few enough for any backlog.
+const TOGETHER: usize = 16;
+
+/// Opens connections and has each echo once, so that the server has served it when this returns.
 ///
 /// # Errors
 /// One cannot be opened or is not served.
 pub(super) fn open(load: &Load, count: usize) -> io::Result<Vec<TcpStream>> {
-    let mut sources = Sources::of(load);
-    let mut buffer = vec![b'o'; usize::from(load.size)];
-    let mut streams = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut stream = sources.connect_blocking()?;
-        stream.write_all(&buffer)?;
-        stream.read_exact(&mut buffer)?;
-        streams.push(stream);
+    let mut held = Held::new(load, false)?;
+    while held.plain.len() < count {
+        held.more(TOGETHER.min(count - held.plain.len()))?;
     }
-    Ok(streams)
+    Ok(held.plain)
 }
 
 /// Holds connections and tells what memory they cost.
@@ -42,22 +39,20 @@ pub(super) fn run(load: &Load, with_tls: bool, idle: Duration) -> io::Result<Rep
     watch.begin();
     let start = Instant::now();
     let mut held = Held::new(load, with_tls)?;
-    for number in 0..load.connections {
+    while held.len() < load.connections {
+        let count = TOGETHER.min(load.connections - held.len());
         let began = Instant::now();
-        let result = held.one_more();
-        let failed = result.is_err();
-        measured.ended(began.elapsed(), result);
-        progress.show(start.elapsed(), number as u64);
-        // The first that fails is mostly where descriptors end: more of them would tell nothing new.
-        if failed {
-            break;
-        }
+        // Where descriptors end the first that fails tells as much as all that would follow.
+        held.more(count)?;
+        let each = began.elapsed() / u32::try_from(count).unwrap_or(1);
+        (0..count).for_each(|_| measured.ended(each, Ok(())));
+        progress.show(start.elapsed(), held.len() as u64);
     }
     std::thread::sleep(idle);
     let with = watch.anonymous();
     let seconds = start.elapsed().as_secs_f64();
     let mut report = Report::of(measured, None, seconds, watch.end())?;
-    report.held = Some((held.plain.len() + held.secure.len(), before, with));
+    report.held = Some((held.len(), before, with));
     Ok(report)
 }
 
@@ -86,24 +81,39 @@ impl Held {
         })
     }
 
-    fn one_more(&mut self) -> io::Result<()> {
-        let mut stream = self.sources.connect_blocking()?;
-        match &self.tls {
-            None => {
+    fn len(&self) -> usize {
+        self.plain.len() + self.secure.len()
+    }
+
+    /// Opens so many; each has its first bytes under way before the first is waited for.
+    fn more(&mut self, count: usize) -> io::Result<()> {
+        let Some(config) = self.tls.clone() else {
+            let from = self.plain.len();
+            for _ in 0..count {
+                let mut stream = self.sources.connect_blocking()?;
                 stream.write_all(&self.buffer)?;
-                stream.read_exact(&mut self.buffer)?;
                 self.plain.push(stream);
             }
-            Some(config) => {
-                // Each a handshake in full, as if each were a client of its own.
-                self.store.forget();
-                let mut session = tls::client(config)?;
-                while session.is_handshaking() || self.store.len() == 0 {
-                    if session.complete_io(&mut stream)? == (0, 0) {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
+            let fresh = self.plain[from..].iter_mut();
+            return fresh
+                .map(|stream| stream.read_exact(&mut self.buffer))
+                .collect();
+        };
+        // Each a handshake in full, as if each were a client of its own.
+        self.store.forget();
+        let from = self.secure.len();
+        for _ in 0..count {
+            let mut stream = self.sources.connect_blocking()?;
+            let mut session = tls::client(&config)?;
+            session.write_tls(&mut stream)?;
+            self.secure.push((stream, session));
+        }
+        for (stream, session) in &mut self.secure[from..] {
+            let tickets = self.store.ever();
+            while session.is_handshaking() || self.store.ever() == tickets {
+                if session.complete_io(stream)? == (0, 0) {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                self.secure.push((stream, session));
             }
         }
         Ok(())

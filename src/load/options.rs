@@ -42,7 +42,7 @@ pub(super) enum Mode {
         #[arg(long)]
         refused_rate: Option<f64>,
         /// The first address these come from
-        #[arg(long, default_value = "127.16.0.0")]
+        #[arg(long, default_value = "127.32.0.0")]
         refused_source: Ipv4Addr,
         /// How many addresses these come from
         #[arg(long, default_value_t = 1024)]

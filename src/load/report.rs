@@ -16,6 +16,8 @@ const LONGEST_NS: u64 = 60_000_000_000;
 /// What one kind of work came to.
 pub(super) struct Measured {
     histogram: Histogram<u64>,
+    /// How long after their intended times operations began.
+    late: Histogram<u64>,
     failed: u64,
     first_error: Option<io::Error>,
     /// Under way, or not begun, when it ended.
@@ -24,21 +26,27 @@ pub(super) struct Measured {
 
 impl Measured {
     pub(super) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST_NS, 3)
-            .expect("the bounds are constants that it takes");
+        let histogram = || {
+            Histogram::new_with_bounds(1, LONGEST_NS, 3)
+                .expect("the bounds are constants that it takes")
+        };
         Measured {
-            histogram,
+            histogram: histogram(),
+            late: histogram(),
             failed: 0,
             first_error: None,
             unfinished: 0,
         }
     }
 
+    pub(super) fn begun(&mut self, late: Duration) {
+        self.late.saturating_record(ns(late));
+    }
+
     pub(super) fn ended(&mut self, after: Duration, result: io::Result<()>) {
         match result {
             Ok(()) => {
-                let ns = u64::try_from(after.as_nanos()).unwrap_or(LONGEST_NS);
-                self.histogram.saturating_record(ns);
+                self.histogram.saturating_record(ns(after));
             }
             Err(error) => {
                 self.failed += 1;
@@ -69,6 +77,7 @@ impl Measured {
             "first_error": self.first_error.as_ref().map(ToString::to_string),
             "unfinished": self.unfinished,
             "rate": per(self.done(), seconds),
+            "late_us": {"p50": us(self.late.value_at_quantile(0.5)), "p99": us(self.late.value_at_quantile(0.99))},
             "latency_us": {
                 "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": us(self.histogram.max()),
             },
@@ -182,6 +191,10 @@ impl Report {
         }
         value
     }
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(LONGEST_NS)
 }
 
 fn per(count: u64, seconds: f64) -> f64 {

@@ -87,7 +87,7 @@ impl Handshakes {
         let Some(open) = &mut self.slots[slot] else {
             return Ok(false);
         };
-        let tickets = self.store.inserted.load(Ordering::Relaxed);
+        let tickets = self.store.ever();
         loop {
             open.flush()?;
             match open.session.read_tls(&mut open.stream) {
@@ -105,7 +105,7 @@ impl Handshakes {
                 }
             }
             // No other connection was looked at meanwhile.
-            if self.store.inserted.load(Ordering::Relaxed) > tickets {
+            if self.store.ever() > tickets {
                 match open.session.handshake_kind() {
                     Some(HandshakeKind::Resumed) => self.resumed += 1,
                     _ => self.full += 1,
@@ -199,8 +199,9 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn len(&self) -> usize {
-        self.with(|tickets| tickets.len())
+    /// How many tickets ever came.
+    pub(super) fn ever(&self) -> usize {
+        self.inserted.load(Ordering::Relaxed)
     }
 
     pub(super) fn forget(&self) {

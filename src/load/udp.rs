@@ -117,12 +117,7 @@ impl Flows {
             }
             let now = Instant::now();
             if now >= end || count.is_some_and(|count| self.measured.tried() >= count) {
-                self.measured.unfinished = self
-                    .flows
-                    .iter()
-                    .map(|flow| flow.under_way.len() as u64)
-                    .sum();
-                return Ok(());
+                return self.drain(&mut events);
             }
             if matches!(pace, Pace::Rate(_)) {
                 let number = usize::try_from(self.sent).unwrap_or(0) % self.flows.len();
@@ -135,6 +130,29 @@ impl Flows {
                     self.count_lost(number, now);
                     self.send(number, pace, start)?;
                 }
+            }
+        }
+    }
+
+    /// Waits for the answers that are under way.
+    fn drain(&mut self, events: &mut Events) -> io::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let under_way: usize = self.flows.iter().map(|flow| flow.under_way.len()).sum();
+            let left = end.saturating_duration_since(Instant::now());
+            if under_way == 0 || left.is_zero() {
+                self.measured.lost(under_way as u64);
+                self.flows
+                    .iter_mut()
+                    .for_each(|flow| flow.under_way.clear());
+                return Ok(());
+            }
+            match self.poll.poll(events, Some(left)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            for event in &*events {
+                self.receive(event.token().0)?;
             }
         }
     }

@@ -18,16 +18,21 @@ def facts():
         "date": _said("date", "-u", "+%F"),
         "versions": {
             "portreeve": f"{_said(ROOT / 'target/release/portreeve', '--version').split()[-1]}"
-            f" ({_said('git', '-C', ROOT, 'rev-parse', '--short', 'HEAD')})",
-            "nginx": _said("/usr/sbin/nginx", "-v").split("/")[-1],
-            "HAProxy": _said("/usr/sbin/haproxy", "-v").split()[2],
-            "stunnel": _said("/usr/bin/stunnel4", "-version").split()[1],
-            "xinetd": _said("dpkg-query", "-W", "-f", "${Version}", "xinetd"),
+            f" ({_said('git', '-C', ROOT, 'describe', '--always', '--dirty', '--exclude', '*')})",
+            "nginx": _package("nginx-light"),
+            "HAProxy": _package("haproxy"),
+            "stunnel": _package("stunnel4"),
+            "xinetd": _package("xinetd"),
             "OpenSSL": _said("openssl", "version").split()[1],
             "gcc": _said("gcc", "-dumpfullversion"),
             "rustc": _said("rustc", "--version").split()[1],
         },
     }
+
+
+def _package(name):
+    """Debian's version, without its epoch."""
+    return _said("dpkg-query", "-W", "-f", "${Version}", name).split(":")[-1]
 
 
 def _said(*command):

@@ -25,7 +25,7 @@ def write(sections):
     plot(measured)
     lines = [BEGIN, *head(measured), *targets(measured)]
     for section, result in measured:
-        lines += ["", f"## {section.title}", "", section.about, "", *table(result)]
+        lines += ["", f"## {section.title}", "", f"{section.about} {rounds(result, measured)}", "", *table(result)]
         lines += ["", f"![{section.title}](plots/{section.name}.svg)"]
     text = DOCS.read_text() if DOCS.exists() else "# Benchmarks\n\n"
     if BEGIN in text:
@@ -37,9 +37,22 @@ def write(sections):
     print(f"wrote {DOCS.relative_to(ROOT)} and {PLOTS.relative_to(ROOT)}")
 
 
+def newest(measured):
+    return max((result["machine"] for _, result in measured), key=lambda facts: facts["date"])
+
+
+def rounds(result, measured):
+    """How many, and of which build where that is not the newest."""
+    words = f"{result['rounds']} round{'s' if result['rounds'] > 1 else ''}"
+    version, date = result["machine"]["versions"]["portreeve"], result["machine"]["date"]
+    if version != newest(measured)["versions"]["portreeve"]:
+        words += f" of {version} on {date}"
+    return words + "."
+
+
 def head(measured):
-    """The machine, the versions and the rules, of the newest result; others may be older and say so."""
-    facts = max((result["machine"] for _, result in measured), key=lambda facts: facts["date"])
+    """The machine, the versions and the rules, of the newest result."""
+    facts = newest(measured)
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     dropped = sum(case["dropped"] for _, result in measured for case in result["cases"])
     count = sum(len(case["runs"]) for _, result in measured for case in result["cases"])
@@ -57,7 +70,8 @@ def head(measured):
         "load's, which shares its core with the proxies' backend.",
         "",
         f"Of {count + dropped} runs {dropped} were dropped, since other programs used more than 5 % of a core meanwhile,"
-        f" and {marked} were kept although, as the least disturbed of four.",
+        f" and {marked} were",
+        "kept although, as the least disturbed of those tried; where that is true of most of a case's runs, ~ marks it.",
     ]
 
 
@@ -103,7 +117,9 @@ def table(result):
 def figure(case, metric=None):
     median, least, most = spread(case, metric)
     digits = 2 if median < 10 else 1
-    return f"{median:.{digits}f} ({least:.{digits}f}-{most:.{digits}f})"
+    marked = sum(bool(run.get("marked")) for run in case["runs"])
+    mark = " ~" if 2 * marked > len(case["runs"]) else ""
+    return f"{median:.{digits}f} ({least:.{digits}f}-{most:.{digits}f}){mark}"
 
 
 def summary(section, result):
@@ -111,8 +127,8 @@ def summary(section, result):
     width = max(len(case["name"]) for case in result["cases"])
     for case in result["cases"]:
         unit = UNITS[case["metric"]]
-        failed = sum(run["failed"] + run["unfinished"] for run in case["runs"])
-        bad = f"  {failed} operations failed or unfinished" if failed else ""
+        failed = sum(run["failed"] for run in case["runs"])
+        bad = f"  {failed} operations failed" if failed else ""
         yield f"{case['name']:{width}}  {figure(case)} {unit}{bad}"
     for words, value, most in ratios(section, result):
         yield f"{words}: {value:.2f}, at most {most:.2f}{'' if value <= most else '  MISSED'}"

@@ -10,8 +10,6 @@ from servers import LOAD_CORE, ROOT
 LOAD = ROOT / "target/release/portreeve-load"
 # Of one core: what others may use of the machine while a run counts. Sampling alone shows up to 2 %.
 MOST_OTHER = 0.05
-# How often a disturbed run is repeated before the least disturbed one is taken, and marked.
-REPEATS = 3
 
 
 class Case:
@@ -50,10 +48,10 @@ def once(case):
             fresh.stop()
 
 
-def undisturbed(case):
-    """One run that others did not disturb, or the least disturbed of some."""
+def undisturbed(case, repeats):
+    """One run that others did not disturb. After so many repeats the least disturbed one is taken, and marked."""
     tries = []
-    for _ in range(REPEATS + 1):
+    for _ in range(repeats + 1):
         run = once(case)
         run["disturbed"] = run["other_cpu_seconds"] / max(run["seconds"], 1e-9)
         if run["disturbed"] <= MOST_OTHER:
@@ -66,13 +64,13 @@ def undisturbed(case):
     return least
 
 
-def rounds(section, cases, count):
+def rounds(section, cases, count, repeats):
     """Runs each case once a round, so that what changes with time changes for all."""
     for number in range(count):
         for case in cases:
             if sys.stderr.isatty():
                 print(f"\r{section}: round {number + 1} of {count}: {case.name}\x1b[K", end="", file=sys.stderr)
-            case.runs.append(undisturbed(case))
+            case.runs.append(undisturbed(case, repeats))
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
 

@@ -9,8 +9,8 @@ ECHO = 'Tcp(module: Echo, channels: 20000, sockets: [(port: PORT, address: "127.
 ECHO_TLS = 'Tcp(module: Echo, channels: 20000, sockets: [(port: PORT, address: "127.0.0.1", tls: On)])'
 ECHO_UDP = 'Udp(module: Echo, sockets: [(port: PORT, address: "127.0.0.1")])'
 # Every second address from here on is on a list; refused connections come from them.
-LISTED = "127.16.0.0"
-LISTED_ALL = "127.16.0.0/11"
+LISTED = "127.32.0.0"
+LISTED_ALL = "127.32.0.0/11"
 MILLION = 1_000_000
 
 
@@ -163,12 +163,12 @@ def idle(options):
     plain = {
         "portreeve": lambda: ours({"echo": ECHO}, workers=options.workers),
         "nginx relaying": lambda: nginx("server { listen 127.0.0.1:PORT backlog=4096; " + relays),
-        "HAProxy relaying": lambda: haproxy("frontend f\n bind 127.0.0.1:PORT\n" + passes),
+        "HAProxy relaying": lambda: haproxy("frontend f\n bind 127.0.0.1:PORT\n" + passes, maxconn=9_900),
     }
     secure = {
         "portreeve": lambda: ours({"echo": ECHO_TLS}, certificate.domains(), workers=options.workers),
         "nginx relaying": lambda: nginx("server { listen 127.0.0.1:PORT ssl backlog=4096; " + certificate.nginx() + relays),
-        "HAProxy waiting": lambda: haproxy(f"frontend f\n bind 127.0.0.1:PORT {certificate.haproxy()}\n" + waits),
+        "HAProxy waiting": lambda: haproxy(f"frontend f\n bind 127.0.0.1:PORT {certificate.haproxy()}\n" + waits, maxconn=9_900),
         "stunnel": lambda: stunnel(certificate, behind.port),
     }
 

@@ -140,13 +140,14 @@ def nginx(stream, name="nginx", udp=False):
     return Server(name, ["/usr/sbin/nginx", "-p", path, "-c", path / "nginx.conf", "-e", "stderr"], port, udp=udp)
 
 
-def haproxy(sections, name="HAProxy", settings=""):
-    """HAProxy in TCP mode with one thread; PORT is its port."""
+def haproxy(sections, name="HAProxy", settings="", maxconn=4000):
+    """HAProxy in TCP mode with one thread; PORT is its port. It wants two descriptors for each of `maxconn`, and
+    more for pipes, or it does not start."""
     port = ports()
     path = home(name, port)
     (path / "haproxy.cfg").write_text(
-        f"global\n nbthread 1\n maxconn 9900\n{settings}\n"
-        "defaults\n mode tcp\n maxconn 9900\n backlog 4096\n timeout connect 5s\n timeout client 1h\n"
+        f"global\n nbthread 1\n maxconn {maxconn}\n{settings}\n"
+        f"defaults\n mode tcp\n maxconn {maxconn}\n backlog 4096\n timeout connect 5s\n timeout client 1h\n"
         " timeout server 1h\n" + sections.replace("PORT", str(port)) + "\n"
     )
     return Server(name, ["/usr/sbin/haproxy", "-db", "-f", path / "haproxy.cfg"], port)
