@@ -41,7 +41,7 @@ pub(super) fn run(load: &Load, bytes: u64, upstream: Option<SocketAddr>) -> io::
     }
     let seconds = start.elapsed().as_secs_f64();
     let mut report = Report::of(measured, None, seconds, watch.end())?;
-    report.bytes = Some(bytes * times);
+    report.bytes = Some(bytes.saturating_mul(times));
     Ok(report)
 }
 

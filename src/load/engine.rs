@@ -74,6 +74,9 @@ pub(super) struct Lane<'a> {
     work: &'a mut dyn Work,
     pace: Pace,
     idle: Vec<usize>,
+    /// Slots whose operations failed; they rest until the next heartbeat, so that a server that is not there is
+    /// not asked as fast as we can.
+    resting: Vec<usize>,
     /// By slot: when its operation began, or was to begin.
     began: Vec<Option<Instant>>,
     next: u64,
@@ -87,6 +90,7 @@ impl<'a> Lane<'a> {
             work,
             pace,
             idle: (0..slots).rev().collect(),
+            resting: Vec::new(),
             began: vec![None; slots],
             next: 0,
             measured: Measured::new(),
@@ -103,8 +107,13 @@ impl<'a> Lane<'a> {
         let Some(began) = self.began[slot].take() else {
             return;
         };
+        let free = if result.is_ok() {
+            &mut self.idle
+        } else {
+            &mut self.resting
+        };
+        free.push(slot);
         self.measured.ended(began.elapsed(), result);
-        self.idle.push(slot);
     }
 
     /// Begins what is due before `end`; answers when the next one is due, where that is known.
@@ -136,7 +145,7 @@ impl<'a> Lane<'a> {
     }
 
     fn under_way(&self) -> usize {
-        self.began.len() - self.idle.len()
+        self.began.len() - self.idle.len() - self.resting.len()
     }
 
     /// Operations that should have begun before `end` and have not.
@@ -155,7 +164,8 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn give_up_the_slow(&mut self) {
+    fn heartbeat(&mut self) {
+        self.idle.append(&mut self.resting);
         for slot in 0..self.began.len() {
             if self.began[slot].is_some_and(|began| began.elapsed() > PATIENCE) {
                 self.work.abandon(slot);
@@ -270,7 +280,7 @@ impl Engine {
             }
             if now - looked > HEARTBEAT {
                 looked = now;
-                lanes.iter_mut().for_each(Lane::give_up_the_slow);
+                lanes.iter_mut().for_each(Lane::heartbeat);
                 progress.show(start.elapsed(), lanes[0].measured.tried());
             }
         }

@@ -94,10 +94,8 @@ impl Held {
                 stream.write_all(&self.buffer)?;
                 self.plain.push(stream);
             }
-            let fresh = self.plain[from..].iter_mut();
-            return fresh
-                .map(|stream| stream.read_exact(&mut self.buffer))
-                .collect();
+            let mut fresh = self.plain[from..].iter_mut();
+            return fresh.try_for_each(|stream| stream.read_exact(&mut self.buffer));
         };
         // Each a handshake in full, as if each were a client of its own.
         self.store.forget();

@@ -39,7 +39,7 @@ pub(super) enum Mode {
         #[command(flatten)]
         load: Load,
         /// Connections a second beside it that are refused
-        #[arg(long)]
+        #[arg(long, value_parser = rate)]
         refused_rate: Option<f64>,
         /// The first address these come from
         #[arg(long, default_value = "127.32.0.0")]
@@ -75,7 +75,7 @@ pub(super) enum Mode {
         #[arg(long, default_value = "1GiB")]
         bytes: ByteSize,
         /// Listen here, where the server under load connects to, and send the bytes
-        #[arg(long)]
+        #[arg(long, value_parser = loopback)]
         upstream: Option<SocketAddr>,
     },
     /// Keep windows of datagrams under way
@@ -124,7 +124,7 @@ pub(super) struct Load {
     #[arg(long, short, default_value_t = 64, value_parser = connections)]
     pub(super) connections: usize,
     /// Consecutive ports from the target's on, taken in turn
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) ports: u16,
     /// Bytes an operation
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
@@ -139,7 +139,7 @@ pub(super) struct Load {
     #[arg(long)]
     pub(super) count: Option<u64>,
     /// Begin so many operations a second whatever comes back; latency counts from the intended time
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     pub(super) rate: Option<f64>,
     /// The first address that connections come from
     #[arg(long, default_value = "127.1.0.1")]
@@ -187,6 +187,13 @@ fn connections(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=100_000) => Ok(count),
         _ => Err("not 1 to 100000".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.001..=10_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("not 0.001 to 10000000 a second".to_owned()),
     }
 }
 

@@ -96,6 +96,7 @@ impl Flows {
     ) -> io::Result<()> {
         let (start, mut events) = (Instant::now(), Events::with_capacity(256));
         let (end, mut looked) = (start + time, start);
+        let mut turn = 0;
         self.sent = 0;
         for number in 0..self.flows.len() {
             self.send(number, pace, start)?;
@@ -120,8 +121,9 @@ impl Flows {
                 return self.drain(&mut events);
             }
             if matches!(pace, Pace::Rate(_)) {
-                let number = usize::try_from(self.sent).unwrap_or(0) % self.flows.len();
-                self.send(number, pace, start)?;
+                // In turn, so that a full window does not hold up the others.
+                turn = (turn + 1) % self.flows.len();
+                self.send(turn, pace, start)?;
             }
             if now - looked > PATIENCE / 2 {
                 looked = now;

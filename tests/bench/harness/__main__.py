@@ -69,7 +69,8 @@ def run(section, chosen):
 
 def main():
     chosen = options()
-    # Ctrl-C and SIGTERM end what was started, by the `finally` above.
+    # Ctrl-C and SIGTERM end what was started, by the `finally` above; also where a shell had us ignore the first.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,5 +1,6 @@
 """What it was measured on, and with which versions."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from servers import ROOT
 
 
+@functools.cache
 def facts():
     return {
         "processor": _processor(),
