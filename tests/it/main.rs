@@ -19,6 +19,7 @@
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
+//! | `load.rs` | the load generator of the benchmarks, where the feature `load` builds it |
 //! | `demo.rs` | the configuration that is shipped |
 
 #![allow(
@@ -37,6 +38,8 @@ mod forward;
 mod harness;
 mod idle;
 mod ladder;
+#[cfg(feature = "load")]
+mod load;
 mod modules;
 mod proxy;
 mod proxy_from;
