@@ -19,6 +19,9 @@ pub mod config;
 mod connection;
 pub mod control;
 pub mod dialogue;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod modules;
 pub mod server;
 pub mod session;

@@ -50,6 +50,8 @@ pub(crate) struct Connection {
     readable: bool,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
     hangup: bool,
+    /// The turn brought bytes.
+    hot: bool,
 }
 
 /// Where a connection goes after its turn.
@@ -107,6 +109,7 @@ impl Connection {
             outcome: None,
             readable: true,
             hangup: false,
+            hot: false,
         })
     }
 
@@ -120,9 +123,9 @@ impl Connection {
         self.outcome = Some(outcome);
     }
 
-    /// What a connection waits for that has had no turn yet.
-    pub(crate) fn first_rest(&self) -> (Signals, Instant) {
-        (READ, self.shaking.unwrap_or_else(|| self.driver.deadline()))
+    /// True when its last turn heard of the peer, so that more may come soon.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.hot
     }
 
     /// Runs until the connection would wait for its peer, has used its share, or ends.
@@ -135,7 +138,8 @@ impl Connection {
         self.driver.input.lend(&mut scratch.input);
         self.driver.output.lend(&mut scratch.output);
         self.transport.lend(&mut scratch.secure);
-        let after = if signals.has(Signals::CUT) {
+        let is_cut = self.slot.as_ref().is_some_and(|slot| slot.facts.is_cut());
+        let after = if is_cut || signals.has(Signals::CUT) {
             self.cut()
         } else {
             self.run(signals, scratch, core)
@@ -184,6 +188,7 @@ impl Connection {
 
     fn run(&mut self, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> After {
         let now = Instant::now();
+        self.hot = false;
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
         if signals.has(Signals::WOKEN) {
@@ -250,6 +255,7 @@ impl Connection {
                 .read(&mut self.stream, &mut self.driver.input)
             {
                 Ok(Got::Bytes { more }) => {
+                    self.hot = true;
                     self.readable = more || self.hangup;
                     self.tell(now, core, Driver::take_input);
                 }
@@ -383,8 +389,12 @@ impl Connection {
             let ours = socket2::SockRef::from(&*stream).set_nonblocking(true);
             return ours.map_or(After::Abort, |()| After::Close);
         }
-        // A peer that only finished sending may still want the answer.
-        if signals.has(Signals::HANGUP) && !matches!(stream.take_error(), Ok(None)) {
+        // A peer that only finished sending may still want the answer. Of a reset the program may have heard
+        // first, and then no error is left for us, but no peer either.
+        let is_gone = |stream: &TcpStream| {
+            !matches!(stream.take_error(), Ok(None)) || stream.peer_addr().is_err()
+        };
+        if signals.has(Signals::HANGUP) && is_gone(stream) {
             return After::Abort;
         }
         let key = slot.get_or_insert_with(|| core.reserve(None)).key();
@@ -468,6 +478,7 @@ impl Connection {
             transport,
             driver,
             slot,
+            hot,
             ..
         } = self;
         let relaying = relay.as_mut()?;
@@ -479,6 +490,7 @@ impl Connection {
         };
         let progress = relaying.run(now, &mut client, scratch, &mut moved);
         if moved > 0 {
+            *hot = true;
             driver.restart_idle(now);
         }
         match progress {
@@ -627,7 +639,9 @@ impl Lingering {
         if signals.has(over) {
             return None;
         }
-        scratch.input.resize(16 * 1024, 0);
+        if scratch.input.is_empty() {
+            scratch.input.resize(16 * 1024, 0);
+        }
         let kept = loop {
             match self.stream.read(&mut scratch.input) {
                 Ok(0) => break None,
@@ -642,7 +656,6 @@ impl Lingering {
                 Err(_) => break None,
             }
         };
-        scratch.input.clear();
         kept.map(|()| {
             let until = self.until;
             (self, READ, until)

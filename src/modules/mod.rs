@@ -5,6 +5,7 @@ mod daytime;
 mod discard;
 mod echo;
 mod exec;
+pub(crate) mod forward;
 mod proxy;
 
 use std::path::Path;
@@ -45,6 +46,7 @@ pub const TABLE: &[ModuleEntry] = &[
     discard::ENTRY,
     echo::ENTRY,
     exec::ENTRY,
+    forward::ENTRY,
     proxy::ENTRY,
 ];
 
