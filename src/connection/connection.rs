@@ -142,7 +142,12 @@ impl Connection {
             After::Park(wants, deadline) => Fate::Park(self, wants, deadline),
             After::Yield => Fate::Yield(self),
             After::Work(work) => Fate::Work(self, work),
-            After::Close => self.close(core),
+            After::Close => {
+                drop(self.admitted.take());
+                self.transport.finish(&mut self.stream);
+                self.close(core)
+            }
+            After::Cut => self.close(core),
             After::Abort => {
                 drop(self.admitted.take());
                 // Nothing pending is to be sent: the peer sees a reset.
@@ -479,9 +484,12 @@ impl Connection {
                 None
             }
             Ok(Progress::Finished) => {
-                driver.finish(false);
+                if relaying.has_client_ended() {
+                    driver.finish(false);
+                }
                 Some(After::Close)
             }
+            Ok(Progress::Cut) => Some(After::Cut),
             Err(error) => Some(self.broken(&error)),
         }
     }
@@ -521,7 +529,6 @@ impl Connection {
     /// since closing a socket with unread bytes would reset what was just written (RFC 9293, 3.10.7).
     fn close(mut self: Box<Self>, core: &Arc<Core>) -> Fate {
         drop(self.admitted.take());
-        self.transport.finish(&mut self.stream);
         if self.driver.is_finished() {
             return Fate::Closed;
         }
@@ -545,6 +552,8 @@ impl Connection {
 enum After {
     Park(Signals, Instant),
     Yield,
+    /// Closed without the word that nothing is missing, where the protocol has one.
+    Cut,
     Work(Work),
     Close,
     Abort,
