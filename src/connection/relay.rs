@@ -42,8 +42,10 @@ pub(super) struct Relaying {
     far: Side,
     /// The upstream takes no more; what it said before that is still brought to the client.
     refused: bool,
-    /// What broke the upstream, once all that it sent was read.
+    /// What broke the upstream; heeded once all that it sent was read.
     cut: Option<io::Error>,
+    /// The upstream has ever sent something.
+    spoke: bool,
     /// Some of that may not have reached the client yet, which a reset would destroy.
     owing: bool,
     /// Where the last turn makes bytes likely.
@@ -165,6 +167,7 @@ impl Relaying {
             },
             refused: false,
             cut: None,
+            spoke: false,
             owing: false,
             expects: Signals::NONE,
             farewell: None,
@@ -182,8 +185,9 @@ impl Relaying {
                 return Err(error);
             }
         }
-        // What broke it is asked for only when all that it sent was read.
-        self.far.hangup |= signals.has(Signals::FAR_HANGUP) && self.connecting.is_none();
+        // What broke it is asked for only when all that it sent was read. One that speaks and finishes at once
+        // may say so together with that it is connected.
+        self.far.hangup |= signals.has(Signals::FAR_HANGUP);
         Ok(())
     }
 
@@ -209,8 +213,11 @@ impl Relaying {
             match self.upstream_ward(client, scratch, &mut up) {
                 Ok(()) => {}
                 Err(Broken::Client(error)) => return Err(error),
-                Err(Broken::Upstream(_)) => {
+                Err(Broken::Upstream(error)) => {
                     self.refused = true;
+                    // Told once, here: reading will end as if it had finished, but only what says EPIPE had.
+                    self.cut =
+                        Some(error).filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
                     self.to_upstream = Output::default();
                     self.upstream_piped = Piped::default();
                     self.far.readable = true;
@@ -223,9 +230,10 @@ impl Relaying {
             Err(Broken::Upstream(error)) => {
                 self.far.ended = true;
                 self.cut = Some(error);
-                self.owing = down > 0;
             }
         }
+        self.spoke |= down > 0;
+        self.owing |= self.cut.is_some() && down > 0;
         self.upstream_piped.give_back(&mut scratch.pipes);
         self.client_piped.give_back(&mut scratch.pipes);
         *moved = up + down;
@@ -340,6 +348,7 @@ impl Relaying {
                 }
                 self.upstream = None;
                 self.registered = false;
+                self.far.hangup = false;
             }
             let Some((target, timeout)) = dial.next(now) else {
                 return Ok(false);
@@ -433,7 +442,15 @@ impl Relaying {
         let Some(upstream) = &mut self.upstream else {
             return Ok(());
         };
+        let mut ended = false;
         loop {
+            if std::mem::take(&mut ended) {
+                self.far.ended = true;
+                if !self.refused && !self.far.told && upstream.was_reset() {
+                    self.cut = Some(io::ErrorKind::ConnectionReset.into());
+                    self.owing |= self.spoke;
+                }
+            }
             let flushed = client.transport.flush(client.stream, client.output);
             if flushed.map_err(Broken::Client)? == Flushed::Blocked {
                 return Ok(());
@@ -462,13 +479,14 @@ impl Relaying {
             }
             if self.client_piped.is_bulk() {
                 match self.client_piped.fill(&*upstream, pipes) {
-                    Ok(count) => self.far.ended = count == Some(0),
+                    Ok(Some(0)) => ended = true,
+                    Ok(_) => {}
                     Err(error) => self.far.dry(error).map_err(Broken::Upstream)?,
                 }
                 continue;
             }
             match retry(|| upstream.read(buffer)) {
-                Ok(0) => self.far.ended = true,
+                Ok(0) => ended = true,
                 Ok(count) => {
                     self.far.readable = count == buffer.len() || self.far.hangup;
                     if count == buffer.len() && client.transport.is_clear() {

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use socket2::SockRef;
 
 use crate::foreign::Foreign;
@@ -224,6 +225,65 @@ fn an_answer_that_comes_before_the_question_is_over_reaches_the_client() {
         uploading.join().unwrap();
     }
     relay.daemon.wait_for_active("relay", 0);
+}
+
+#[test]
+fn an_upstream_that_breaks_in_the_midst_of_a_question_is_none_that_finished() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = upstream.local_addr().unwrap();
+    let relay = relay(&format!("upstreams: [\"{address}\"]"), "");
+    for _ in 0..20 {
+        let mut client = connect_from("127.0.74.3", relay.clear);
+        let (mut server, _) = upstream.accept().unwrap();
+        let mut upload = client.try_clone().unwrap();
+        let uploading = std::thread::spawn(move || {
+            let block = [b'x'; 65_536];
+            loop {
+                if let Err(error) = upload.write_all(&block) {
+                    return error.kind();
+                }
+            }
+        });
+        server.read_exact(&mut [0; 1000]).unwrap();
+        // With bytes unread this is a reset, and most often a write of the daemon's hears of it first.
+        drop(server);
+        let ending = ending_of(&mut client);
+        // The kernel tells it once, to whichever asks first.
+        let told = uploading.join().unwrap() == std::io::ErrorKind::ConnectionReset;
+        assert!(told || ending == Ending::Reset);
+    }
+    relay.daemon.wait_for_active("relay", 0);
+}
+
+#[test]
+fn an_upstream_that_has_finished_when_its_connection_is_noticed_is_heard_to_the_end() {
+    let upstream =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    upstream.bind(&any.into()).unwrap();
+    // Room for one; others connect when they ask again, a second later.
+    upstream.listen(0).unwrap();
+    let upstream = std::net::TcpListener::from(upstream);
+    let address = upstream.local_addr().unwrap();
+    let relay = relay(&format!("upstreams: [\"{address}\"]"), "");
+    let stranger = TcpStream::connect(address).unwrap();
+    let mut client = connect_from("127.0.74.4", relay.clear);
+    relay.daemon.wait_for_active("relay", 1);
+    wait_until("the daemon connects", DEADLINE, || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        // The remote address and SYN-SENT.
+        table.contains(&format!(" 0100007F:{:04X} 02 ", address.port()))
+    });
+    relay.daemon.signal(Signal::SIGSTOP);
+    let (first, from) = upstream.accept().unwrap();
+    assert_eq!(from, stranger.local_addr().unwrap());
+    let (mut server, _) = upstream.accept().unwrap();
+    server.write_all(b"220 and goodbye\r\n").unwrap();
+    drop((server, first));
+    relay.daemon.signal(Signal::SIGCONT);
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "220 and goodbye\r\n");
 }
 
 /// `length` bytes that differ from place to place.

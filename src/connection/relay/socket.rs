@@ -79,6 +79,18 @@ impl Socket {
         }
     }
 
+    /// Whether an end that was read, where we have not finished ourselves, is none: splice(2) may swallow the error
+    /// of a reset, but the socket is not connected any more. `EPIPE` is said of one that had finished before.
+    pub(super) fn was_reset(&self) -> bool {
+        let Socket::Tcp(stream) = self else {
+            return false;
+        };
+        match stream.take_error() {
+            Ok(Some(error)) => error.kind() != io::ErrorKind::BrokenPipe,
+            _ => stream.peer_addr().is_err(),
+        }
+    }
+
     /// Says that no more bytes follow.
     pub(super) fn finish(&self) {
         let _ = match self {
