@@ -58,6 +58,9 @@ pub(crate) struct Key {
     pub(crate) generation: u32,
 }
 
+/// So many deadlines are never looked through for stale ones.
+const FEW_DEADLINES: usize = 64;
+
 /// A table of parked residents. All operations are O(log n) or better.
 pub(crate) struct Parked<R> {
     table: Mutex<Table<R>>,
@@ -242,6 +245,7 @@ impl<R> Parked<R> {
         if slot.queued.is_none_or(|queued| deadline < queued) {
             slot.queued = Some(deadline);
             table.deadlines.push(Reverse((deadline, key)));
+            table.forget_stale();
         }
         Ok(!table.awake && table.sleeps_until.is_none_or(|until| deadline < until))
     }
@@ -352,6 +356,19 @@ impl<R> Parked<R> {
 }
 
 impl<R> Table<R> {
+    /// Drops the deadlines of those that are gone once they are the most: short connections would leave one
+    /// each, for as long as an idle one may last.
+    fn forget_stale(&mut self) {
+        if self.deadlines.len() <= 2 * self.slots.len() + FEW_DEADLINES {
+            return;
+        }
+        let slots = &self.slots;
+        self.deadlines.retain(|Reverse((at, key))| {
+            let slot = slots.get(key.index as usize);
+            slot.is_some_and(|slot| slot.generation == key.generation && slot.queued == Some(*at))
+        });
+    }
+
     fn slot(&mut self, key: Key) -> Option<&mut Slot<R>> {
         self.slots
             .get_mut(key.index as usize)
@@ -422,6 +439,24 @@ mod tests {
         );
         assert!(parked.due(start + second * 99).is_none());
         assert_eq!(parked.due(start + second * 100), Some(((), Signals::DUE)));
+    }
+
+    #[test]
+    fn short_connections_leave_no_deadlines_behind() {
+        let parked = Parked::new();
+        let start = Instant::now();
+        let (stays, _) = parked.reserve(None);
+        let hour = start + Duration::from_secs(3600);
+        assert!(parked.park(stays, 0, READ, Some(hour)).is_ok());
+        for _ in 0..10_000 {
+            let (key, _) = parked.reserve(None);
+            let deadline = Some(start + Duration::from_secs(300));
+            assert!(parked.park(key, 1, READ, deadline).is_ok());
+            assert!(parked.signal(key, Signals::READABLE).is_some());
+            parked.release(key);
+        }
+        assert!(parked.heap_len() < 100, "{}", parked.heap_len());
+        assert_eq!(parked.due(hour), Some((0, Signals::DUE)));
     }
 
     #[test]
