@@ -10,7 +10,7 @@
 
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -91,6 +91,9 @@ impl Poller {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let now = Instant::now();
+        // Before the queue is looked at: who hands a turn in from outside sees this, or we see the turn.
+        self.resting.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         // Summoned while a worker polled, it has duties whose wake-up call the worker heard. And where workers
         // have enough to do, it just fetches what has come, since each event would wake it otherwise.
         let hurry = self.summoned.swap(false, Ordering::SeqCst) || queue.len() > 0;
@@ -99,7 +102,6 @@ impl Poller {
             true => Some(until.min(now + LOOK)),
             false => Some(until),
         };
-        self.resting.store(true, Ordering::SeqCst);
         let turned = baton.turn(receiver, until, |token| self.heed(token));
         self.resting.store(false, Ordering::SeqCst);
         turned.map(|()| baton)
@@ -124,9 +126,14 @@ impl Poller {
     }
 
     /// Lets a worker without a turn look at the poll. False when another thread does, or when nothing happened
-    /// for a while: then it may sleep, and the poll thread takes over.
-    pub(crate) fn look<T>(&self, queue: &Queue<T>, receiver: &mut Receiver) -> bool {
-        if self.summoned.load(Ordering::SeqCst) {
+    /// for a while: then it may sleep, and the poll thread takes over. While the server drains nobody else polls.
+    pub(crate) fn look<T>(
+        &self,
+        queue: &Queue<T>,
+        draining: &AtomicBool,
+        receiver: &mut Receiver,
+    ) -> bool {
+        if self.summoned.load(Ordering::SeqCst) || draining.load(Ordering::Relaxed) {
             return false;
         }
         let Some(mut guard) = self.baton.try_lock() else {
@@ -135,6 +142,10 @@ impl Poller {
         let Some(baton) = guard.as_mut() else {
             return false;
         };
+        // It was set under the baton. Later, we would hear in the poll thread's stead that the last one has left.
+        if draining.load(Ordering::Relaxed) {
+            return false;
+        }
         let turned = baton.turn(receiver, Some(Instant::now() + LINGER), |token| {
             self.heed(token)
         });

@@ -518,8 +518,7 @@ impl Drop for Workers {
 fn work(core: &Arc<Core>, seat: usize) {
     let mut scratch = Scratch::default();
     let mut receiver = Receiver::default();
-    let mut idle =
-        || !core.draining.load(Ordering::Relaxed) && core.poller.look(&core.queue, &mut receiver);
+    let mut idle = || core.poller.look(&core.queue, &core.draining, &mut receiver);
     while run(core, core.queue.take(seat, &mut idle), &mut scratch) {}
 }
 
