@@ -358,6 +358,8 @@ impl Relaying {
                     self.upstream = Some(socket);
                     self.connecting = Some(now + timeout.max(Duration::from_millis(1)));
                 }
+                // No upstream's fault, and the next one would fail as well.
+                Err(error) if is_want(&error) => return Err(error),
                 Err(error) => dial.outcome(&Err(error), now),
             }
         }
@@ -506,6 +508,14 @@ impl Relaying {
 /// The end of either side, a time to come, or an order to stop.
 const ENDS: Signals = Signals::HANGUP.and(Signals::FAR_HANGUP).and(Signals::DUE);
 const CONNECTING: Signals = ENDS.and(Signals::FAR_WRITABLE);
+
+/// True when the system has no descriptors or no memory to give.
+fn is_want(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let wants = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.is_some_and(|errno| wants.contains(&errno))
+}
 
 /// How many bytes a socket took; 0 when it takes no more for now.
 fn accepted(write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
