@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use mio::net::TcpStream;
@@ -18,7 +18,7 @@ use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
-use super::queue::Queue;
+use super::queue::{LOOK, Queue};
 use super::reaper::Reaper;
 use super::udp_io::Receiver;
 use crate::connection::secure::SecureScratch;
@@ -416,7 +416,10 @@ impl Core {
     }
 }
 
-/// The threads. Dropping them tells them to stop and waits for it.
+/// How long threads may take to stop.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// The threads. Dropping them tells them to stop and waits for it, for [`PARTING`].
 pub(crate) struct Workers {
     core: Arc<Core>,
     threads: Vec<JoinHandle<()>>,
@@ -494,6 +497,28 @@ impl Workers {
     }
 }
 
+impl Workers {
+    /// Waits for the threads, but not for long: a resolver that does not answer must not keep the daemon from
+    /// stopping. What is left behind ends with the process.
+    fn part(&mut self) {
+        let until = Instant::now() + PARTING;
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+        let (ended, held_up): (Vec<_>, Vec<_>) = self
+            .threads
+            .drain(..)
+            .partition(std::thread::JoinHandle::is_finished);
+        for thread in ended {
+            let _ = thread.join();
+        }
+        for thread in held_up {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            log::warn!("{name} is held up by what it does, and left behind");
+        }
+    }
+}
+
 impl Drop for Workers {
     fn drop(&mut self) {
         for _ in 0..self.count {
@@ -508,9 +533,7 @@ impl Drop for Workers {
                 let _ = lane.send(Errand::Stop);
             }
         }
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.part();
         drop(self.core.parked.empty());
     }
 }
@@ -642,5 +665,32 @@ fn run_errands(core: &Core, errands: &crossbeam_channel::Receiver<Errand>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{PARTING, Workers};
+    use crate::session::Lane;
+
+    #[test]
+    fn work_that_never_ends_does_not_keep_the_threads_from_parting() {
+        let poll = mio::Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let waker = mio::Waker::new(poll.registry(), mio::Token(1)).unwrap();
+        let workers = Workers::start(2, registry, waker).unwrap();
+        let (held, ended) = std::sync::mpsc::channel::<()>();
+        workers.core().datagram_work(
+            Lane::Wait,
+            Box::new(move || {
+                let _ = ended.recv();
+            }),
+        );
+        let start = Instant::now();
+        drop(workers);
+        assert!(start.elapsed() < PARTING + Duration::from_secs(10));
+        drop(held);
     }
 }
