@@ -139,11 +139,11 @@ impl Cleared {
 /// IPv4 is kept as its mapped IPv6 form. That form never reaches the table as IPv6, and a cut-off
 /// IPv6 address has zeros where the form has ones, so the families cannot meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct CountKey(u128);
+pub(crate) struct CountKey(u128);
 
 impl CountKey {
     /// The key of `address`. A prefix of 0 is one that nobody set, and means 64.
-    pub(super) fn new(address: IpAddr, ipv6_prefix: u8) -> Self {
+    pub(crate) fn new(address: IpAddr, ipv6_prefix: u8) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => CountKey(v4.to_ipv6_mapped().to_bits()),
             IpAddr::V6(v6) => {

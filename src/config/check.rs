@@ -51,6 +51,7 @@ pub(super) fn plan(
         let mut listener = Check {
             text,
             state_dir: &state_dir,
+            ipv6_prefix: network.ipv6_prefix,
             domains: &domains,
             errors,
             notices: &mut notices,
@@ -141,6 +142,7 @@ pub(crate) fn duration<'a>(
 pub(super) struct Check<'a, 'e> {
     pub(super) text: Text<'a>,
     pub(super) state_dir: &'e Path,
+    pub(super) ipv6_prefix: u8,
     pub(super) domains: &'e Domains,
     pub(super) errors: &'e mut Vec<ConfigError>,
     pub(super) notices: &'e mut Vec<String>,
@@ -311,6 +313,7 @@ impl<'a> Check<'a, '_> {
             text: self.text,
             settings,
             state_dir: self.state_dir,
+            ipv6_prefix: self.ipv6_prefix,
             errors: self.errors,
         }
     }

@@ -6,11 +6,13 @@ mod discard;
 mod echo;
 mod exec;
 mod proxy;
+mod tftp;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -45,6 +47,7 @@ pub const TABLE: &[ModuleEntry] = &[
     echo::ENTRY,
     exec::ENTRY,
     proxy::ENTRY,
+    tftp::ENTRY,
 ];
 
 /// The settings of one listener's module, and where its errors go.
@@ -53,6 +56,7 @@ pub struct Settings<'a, 'e> {
     /// What stands behind the module's name, with its parentheses; may be empty.
     pub(crate) settings: &'a str,
     pub(crate) state_dir: &'e Path,
+    pub(crate) ipv6_prefix: u8,
     pub(crate) errors: &'e mut Vec<ConfigError>,
 }
 
@@ -116,6 +120,35 @@ impl<'a> Settings<'a, '_> {
             .map(|row| self.text.map(row, self.errors, |place| place.parse()));
         // All of them first, so that each wrong one is reported.
         places.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    /// A size like `"25MiB"`, in bytes.
+    pub(crate) fn size(&mut self, field: Field<'a, String>) -> Option<u64> {
+        self.map(field, |text| match text.parse::<ByteSize>() {
+            Ok(size) if size.0 > 0 => Ok(size.0),
+            _ => Err(format!("expected a size like \"25MiB\", found {text:?}")),
+        })
+    }
+
+    /// A directory that exists, relative to the file; `usual` when the key is absent.
+    pub(crate) fn directory(&mut self, field: Field<'a, String>, usual: &str) -> Option<PathBuf> {
+        let path = match field.is_set() {
+            true => self.text.path(field, self.errors)?,
+            false => self.text.file.parent().unwrap_or(Path::new("")).join(usual),
+        };
+        if path.is_dir() {
+            return Some(path);
+        }
+        let offset = self.text.offset(field.raw().unwrap_or(self.settings));
+        let message = format!("expected a directory, found none at {}", path.display());
+        self.errors.push(self.text.error(offset, message));
+        None
+    }
+
+    /// Bits of an IPv6 address that are counted as one.
+    #[must_use]
+    pub fn ipv6_prefix(&self) -> u8 {
+        self.ipv6_prefix
     }
 
     /// Where the daemon keeps what must survive it.

@@ -227,7 +227,7 @@ impl Server {
                 break;
             }
             if now >= until {
-                log::warn!("{active} connections are cut after draining");
+                log::warn!("{active} connections or transfers are cut after draining");
                 break;
             }
         }
@@ -287,8 +287,13 @@ impl Shared {
         }
     }
 
-    fn active(&self) -> u32 {
-        self.tcp().map(|listener| listener.limits.active()).sum()
+    /// Connections and exchanges that a drain waits for.
+    fn active(&self) -> usize {
+        let each = self.listeners.iter().map(|running| match &running.kind {
+            RunningKind::Tcp(listener) => listener.limits.active() as usize,
+            RunningKind::Udp(group) => group.exchanges.load(Ordering::Acquire),
+        });
+        each.sum()
     }
 
     fn tcp(&self) -> impl Iterator<Item = &Arc<TcpListener>> {

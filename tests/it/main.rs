@@ -16,6 +16,8 @@
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
+//! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
+//! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `demo.rs` | the configuration that is shipped |
@@ -40,4 +42,6 @@ mod proxy;
 mod proxy_from;
 mod signals;
 mod sockets;
+mod tftp;
 mod tls;
+mod weather;
