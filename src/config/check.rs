@@ -13,6 +13,7 @@ use super::raw;
 use super::sockets::{self, Claim};
 use crate::admission::address_list::AddressList;
 use crate::admission::limits::LimitSettings;
+use crate::control::Link;
 use crate::modules::{self, Settings};
 use crate::tls::Domains;
 
@@ -20,6 +21,7 @@ use crate::tls::Domains;
 pub(super) fn plan(
     text: Text<'_>,
     listeners: Vec<Text<'_>>,
+    link: &Link,
     errors: &mut Vec<ConfigError>,
 ) -> Option<Plan> {
     let server: Option<raw::Server<'_>> = text.read(text.text, errors);
@@ -52,6 +54,7 @@ pub(super) fn plan(
             text,
             state_dir: &state_dir,
             ipv6_prefix: network.ipv6_prefix,
+            link,
             domains: &domains,
             errors,
             notices: &mut notices,
@@ -61,6 +64,8 @@ pub(super) fn plan(
     }
     sockets::conflicts(&claims, errors);
     Some(Plan {
+        file: text.file.to_path_buf(),
+        link: link.clone(),
         workers: workers.unwrap_or(defaults.workers),
         state_dir,
         network: Arc::new(network),
@@ -143,6 +148,7 @@ pub(super) struct Check<'a, 'e> {
     pub(super) text: Text<'a>,
     pub(super) state_dir: &'e Path,
     pub(super) ipv6_prefix: u8,
+    pub(super) link: &'e Link,
     pub(super) domains: &'e Domains,
     pub(super) errors: &'e mut Vec<ConfigError>,
     pub(super) notices: &'e mut Vec<String>,
@@ -314,6 +320,7 @@ impl<'a> Check<'a, '_> {
             settings,
             state_dir: self.state_dir,
             ipv6_prefix: self.ipv6_prefix,
+            link: self.link,
             errors: self.errors,
         }
     }

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
+use crate::control::Link;
 use crate::session::{DatagramModule, Module};
 use crate::upstream::Place;
 
@@ -57,6 +58,7 @@ pub struct Settings<'a, 'e> {
     pub(crate) settings: &'a str,
     pub(crate) state_dir: &'e Path,
     pub(crate) ipv6_prefix: u8,
+    pub(crate) link: &'e Link,
     pub(crate) errors: &'e mut Vec<ConfigError>,
 }
 
@@ -149,6 +151,12 @@ impl<'a> Settings<'a, '_> {
     #[must_use]
     pub fn ipv6_prefix(&self) -> u8 {
         self.ipv6_prefix
+    }
+
+    /// The way to the daemon that will run the module: it asks and changes what the command line can.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.link.clone()
     }
 
     /// Where the daemon keeps what must survive it.
