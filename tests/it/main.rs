@@ -17,6 +17,7 @@
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `demo.rs` | the configuration that is shipped |
 
@@ -25,6 +26,7 @@
     reason = "a test that cannot go on says where by panicking"
 )]
 
+mod account;
 mod churn;
 mod cli;
 mod datagrams;
