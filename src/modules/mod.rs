@@ -16,6 +16,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::accounts::Accounts;
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
 use crate::control::Link;
@@ -59,6 +60,7 @@ pub struct Settings<'a, 'e> {
     pub(crate) state_dir: &'e Path,
     pub(crate) ipv6_prefix: u8,
     pub(crate) link: &'e Link,
+    pub(crate) accounts: &'e Arc<Accounts>,
     pub(crate) errors: &'e mut Vec<ConfigError>,
 }
 
@@ -163,6 +165,12 @@ impl<'a> Settings<'a, '_> {
     #[must_use]
     pub fn state_dir(&self) -> &Path {
         self.state_dir
+    }
+
+    /// The accounts. A module that keeps them sees changes of their file without being built anew.
+    #[must_use]
+    pub fn accounts(&self) -> Arc<Accounts> {
+        Arc::clone(self.accounts)
     }
 }
 

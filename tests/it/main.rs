@@ -19,6 +19,7 @@
 //! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
 //! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `demo.rs` | the configuration that is shipped |
 
@@ -27,6 +28,7 @@
     reason = "a test that cannot go on says where by panicking"
 )]
 
+mod account;
 mod churn;
 mod cli;
 mod datagrams;
