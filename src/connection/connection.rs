@@ -351,8 +351,12 @@ impl Connection {
             let ours = socket2::SockRef::from(&*stream).set_nonblocking(true);
             return ours.map_or(After::Abort, |()| After::Close);
         }
-        // A peer that only finished sending may still want the answer.
-        if signals.has(Signals::HANGUP) && !matches!(stream.take_error(), Ok(None)) {
+        // A peer that only finished sending may still want the answer. Of a reset the program may have heard
+        // first, and then no error is left for us, but no peer either.
+        let is_gone = |stream: &TcpStream| {
+            !matches!(stream.take_error(), Ok(None)) || stream.peer_addr().is_err()
+        };
+        if signals.has(Signals::HANGUP) && is_gone(stream) {
             return After::Abort;
         }
         let key = slot.get_or_insert_with(|| core.reserve()).key();

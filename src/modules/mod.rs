@@ -5,6 +5,7 @@ mod daytime;
 mod discard;
 mod echo;
 mod exec;
+mod forward;
 mod proxy;
 mod tftp;
 
@@ -48,6 +49,7 @@ pub const TABLE: &[ModuleEntry] = &[
     discard::ENTRY,
     echo::ENTRY,
     exec::ENTRY,
+    forward::ENTRY,
     proxy::ENTRY,
     tftp::ENTRY,
 ];

@@ -67,7 +67,7 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
-    /// What relays read into; made by the first.
+    /// What relays and exchanges read into; made by the first.
     pub(crate) relay: Vec<u8>,
     pub(crate) secure: SecureScratch,
 }
@@ -93,6 +93,15 @@ pub(crate) struct SlotGuard {
 impl SlotGuard {
     pub(crate) fn key(&self) -> Key {
         self.key
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Its socket is replaced by another one, which is to be registered.
+    pub(crate) fn renew(&mut self) {
+        self.registered = false;
     }
 }
 
@@ -256,7 +265,8 @@ impl Core {
         slot: &mut Option<SlotGuard>,
     ) -> Option<Key> {
         let guard = slot.get_or_insert_with(|| self.reserve());
-        if let Err(error) = self.watch(guard, stream) {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.watch(guard, stream, interest) {
             log::error!("cannot watch one more connection: {error}");
             return None;
         }
@@ -268,9 +278,9 @@ impl Core {
         &self,
         slot: &mut SlotGuard,
         source: &mut impl mio::event::Source,
+        interest: Interest,
     ) -> std::io::Result<()> {
         if !slot.registered {
-            let interest = Interest::READABLE | Interest::WRITABLE;
             self.registry.register(source, token(slot.key), interest)?;
             slot.registered = true;
         }
@@ -448,7 +458,7 @@ fn work(core: &Arc<Core>, tasks: &Receiver<Task>) {
             Task::Turn(Resident::Preface(_), _) => {}
             Task::Turn(Resident::Exchange(exchange), signals) => {
                 let name = exchange.listener();
-                let turn = || exchange.turn(signals, &mut scratch.input);
+                let turn = || exchange.turn(signals, &mut scratch.relay);
                 match catch_unwind(AssertUnwindSafe(turn)) {
                     Ok(Some((exchange, exchanges::Rest::Until(alarm)))) => {
                         let key = exchange.slot.key();

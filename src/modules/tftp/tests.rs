@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Cursor};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -15,11 +15,8 @@ use super::packet::{self, Packet};
 use super::receiving::{Receiving, Sink};
 use super::sending::{Sending, Step};
 use super::{Table, Tftp};
-use crate::session::datagram::{
-    DatagramContext, Exchange, ExchangeContext, ExchangeEvent, ExchangeHandle, ExchangeNext,
-    Outbox, Route,
-};
-use crate::session::{Class, Datagram, DatagramModule};
+use crate::session::datagram::{ExchangeContext, ExchangeEvent, ExchangeNext, Outbox};
+use crate::session::datagram_bench::Bench;
 
 /// A file in memory, and whether it was finished.
 #[derive(Clone, Default)]
@@ -268,10 +265,10 @@ proptest! {
     }
 }
 
-/// The listener's port and the exchanges that were opened at it.
+/// The listener's port.
 struct Port {
     tftp: Tftp,
-    exchanges: Vec<(Route, Box<dyn Exchange>)>,
+    bench: Bench,
 }
 
 impl Port {
@@ -293,48 +290,19 @@ impl Port {
         };
         Port {
             tftp,
-            exchanges: Vec::new(),
+            bench: Bench::new(),
         }
     }
 
     /// What the port itself answers.
     fn asks(&mut self, from: &str, bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mut outbox = Outbox::default();
-        let route = Route::test(from.parse().expect("an address"));
-        let exchanges = &mut self.exchanges;
-        let mut open = |route, _, exchange| {
-            exchanges.push((route, exchange));
-            Some(ExchangeHandle::new(|_| true))
-        };
-        let (mut alarms, mut work) = (Vec::new(), Vec::new());
-        let mut cx = DatagramContext {
-            now: Instant::now(),
-            wall: SystemTime::now(),
-            route: Some(route),
-            outbox: &mut outbox,
-            alarms: &mut alarms,
-            work: &mut work,
-            open: &mut open,
-        };
-        let class = Class::Other;
-        self.tftp.answer(
-            &Datagram {
-                route,
-                class,
-                bytes,
-            },
-            &mut cx,
-        );
-        outbox
-            .datagrams
-            .into_iter()
-            .map(|(_, bytes)| bytes)
-            .collect()
+        let from = from.parse().expect("an address");
+        self.bench.ask(&self.tftp, from, bytes)
     }
 
     /// What the latest exchange sends for an event, and whether it goes on.
     fn tells(&mut self, event: ExchangeEvent<'_>) -> (Vec<(String, Vec<u8>)>, ExchangeNext) {
-        let (route, exchange) = self.exchanges.last_mut().expect("an exchange");
+        let (route, exchange) = self.bench.exchanges.last_mut().expect("an exchange");
         let (mut sends, mut outbox, mut alarm) = (Vec::new(), Outbox::default(), None);
         let mut cx = ExchangeContext {
             now: Instant::now(),
@@ -342,6 +310,7 @@ impl Port {
             sends: &mut sends,
             outbox: &mut outbox,
             alarm: &mut alarm,
+            connect: &mut None,
         };
         let next = exchange.handle(event, &mut cx);
         let sends = sends.into_iter().map(|(to, bytes)| (to.to_string(), bytes));
@@ -443,13 +412,13 @@ fn transfers_at_once_are_limited_and_repeated_requests_are_one() -> io::Result<(
     for _ in 0..3 {
         assert!(port.asks(A, request).is_empty());
     }
-    assert_eq!(port.exchanges.len(), 1);
+    assert_eq!(port.bench.exchanges.len(), 1);
     assert!(port.asks("192.0.2.1:3001", request).is_empty());
     let busy = &b"\0\x05\0\0too many transfers, try again later\0"[..];
     assert_eq!(port.asks("192.0.2.1:3002", request), [busy]);
     assert!(port.asks("192.0.2.2:3000", request).is_empty());
     assert_eq!(port.asks("192.0.2.3:3000", request), [busy]);
-    port.exchanges.clear();
+    port.bench.exchanges.clear();
     assert_eq!(port.tftp.table.lock().counts.len(), 0);
     assert!(port.asks("192.0.2.3:3000", request).is_empty());
     Ok(())
@@ -476,7 +445,7 @@ fn an_upload_longer_than_allowed_leaves_nothing() -> io::Result<()> {
         };
         assert_eq!((sends, next), (vec![(A.to_owned(), expected)], goes_on));
     }
-    port.exchanges.clear();
+    port.bench.exchanges.clear();
     assert_eq!(fs::read_dir(home.path())?.count(), 0);
     Ok(())
 }
