@@ -7,6 +7,7 @@ mod echo;
 mod exec;
 mod forward;
 mod proxy;
+mod snmp;
 mod tftp;
 
 use std::path::{Path, PathBuf};
@@ -51,6 +52,7 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     proxy::ENTRY,
+    snmp::ENTRY,
     tftp::ENTRY,
 ];
 
@@ -99,6 +101,21 @@ impl<'a> Settings<'a, '_> {
         let offset = self.text.offset(self.settings);
         self.errors
             .push(self.text.error(offset, message.to_owned()));
+    }
+
+    /// The rows of a list, each with its own place.
+    pub(crate) fn rows<T>(&mut self, field: Field<'a, Vec<Field<'a, T>>>) -> Vec<Field<'a, T>> {
+        self.text.each(field, self.errors)
+    }
+
+    /// A row's own keys.
+    pub(crate) fn row<T: Deserialize<'a>>(&mut self, field: Field<'a, T>) -> Option<T> {
+        self.text.read(field.raw()?, self.errors)
+    }
+
+    /// An error at a key's value.
+    pub(crate) fn complain_at<T>(&mut self, field: Field<'a, T>, message: &str) {
+        self.text.complain(field, self.errors, message);
     }
 
     /// A duration like `"10s"`.
