@@ -1,6 +1,8 @@
 //! One connection from admission to close.
 
 pub(crate) mod driver;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod program;
 pub(crate) mod proxy_header;
 mod relay;
@@ -15,3 +17,4 @@ pub(crate) mod transport;
 pub(crate) mod connection;
 
 pub(crate) use connection::{Connection, Fate, Lingering};
+pub(crate) use relay::RelayScratch;

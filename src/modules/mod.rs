@@ -5,7 +5,7 @@ mod daytime;
 mod discard;
 mod echo;
 mod exec;
-mod forward;
+pub(crate) mod forward;
 mod proxy;
 mod snmp;
 mod tftp;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use mio::Interest;
 use mio::net::UdpSocket;
+use nix::errno::Errno;
 use parking_lot::Mutex;
 
 use super::datagrams::UdpSockets;
@@ -288,6 +289,8 @@ impl Running {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(true),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The path takes only smaller ones from now on: the kernel knows, and cuts them.
+                Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => continue,
                 Err(_) => ExchangeEvent::Failed,
             };
             self.tell(event, outbox)?;

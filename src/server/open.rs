@@ -103,6 +103,7 @@ pub(super) fn open(
                     index,
                     refusals,
                     restriction: plan.restriction,
+                    wildcard: plan.address.is_none(),
                 }));
             }
             Ok(Running {

@@ -32,15 +32,16 @@ pub(crate) fn prepare(socket: &socket2::Socket, ipv6: bool, wildcard: bool) -> i
 
 /// Room for one batch. Pages that no datagram has reached are never touched.
 pub(crate) struct Receiver {
-    headers: MultiHeaders<SockaddrStorage>,
+    /// By kind of socket, made by the first of its kind. The lengths of addresses and control data that a call
+    /// leaves there are the room of the next one, so another kind's would cut its addresses short.
+    headers: [Option<MultiHeaders<SockaddrStorage>>; 4],
     buffers: Vec<u8>,
 }
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        let control = cmsg_space!(in6_pktinfo);
         Receiver {
-            headers: MultiHeaders::preallocate(BATCH, Some(control)),
+            headers: Default::default(),
             buffers: vec![0; BATCH * ROOM],
         }
     }
@@ -52,6 +53,8 @@ impl Receiver {
     pub(crate) fn receive(
         &mut self,
         socket: &impl AsRawFd,
+        ipv6: bool,
+        wildcard: bool,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
@@ -59,14 +62,13 @@ impl Receiver {
             .chunks_exact_mut(ROOM)
             .map(|room| [IoSliceMut::new(room)])
             .collect();
+        let kind = usize::from(ipv6) * 2 + usize::from(wildcard);
+        let headers = self.headers[kind].get_or_insert_with(|| {
+            let control = cmsg_space!(in6_pktinfo);
+            MultiHeaders::preallocate(BATCH, Some(control))
+        });
         let flags = MsgFlags::MSG_DONTWAIT;
-        let results = recvmmsg(
-            socket.as_raw_fd(),
-            &mut self.headers,
-            slices.iter_mut(),
-            flags,
-            None,
-        )?;
+        let results = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)?;
         let mut count = 0;
         for received in results {
             count += 1;

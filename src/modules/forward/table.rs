@@ -9,8 +9,9 @@ use crate::session::datagram::{ExchangeHandle, Route};
 
 /// Flows of one listener at once; see [`super::flows`] for what happens when there are more.
 pub(super) const MOST_FLOWS: usize = 8192;
-/// Datagrams of a flow that wait for its port, while its upstream's name is resolved; further ones are lost.
-const MOST_WAITING: usize = 8;
+/// Datagrams of a flow that wait for its port, while it is opened or its upstream's name resolved; further ones
+/// are lost. As many as an open port's mailbox holds.
+const MOST_WAITING: usize = 64;
 /// Bytes of all datagrams that wait so; above, further ones are lost.
 const MOST_WAITING_BYTES: usize = 1 << 20;
 
