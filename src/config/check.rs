@@ -364,6 +364,7 @@ impl<'a> Check<'a, '_> {
             link: self.link,
             accounts: self.accounts,
             errors: self.errors,
+            notices: self.notices,
         }
     }
 

@@ -7,6 +7,7 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod proxy;
+mod radius;
 mod snmp;
 mod tftp;
 
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::accounts::Accounts;
+use crate::admission::address_list::AddressList;
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
 use crate::control::Link;
@@ -52,6 +54,7 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     proxy::ENTRY,
+    radius::ENTRY,
     snmp::ENTRY,
     tftp::ENTRY,
 ];
@@ -66,6 +69,7 @@ pub struct Settings<'a, 'e> {
     pub(crate) link: &'e Link,
     pub(crate) accounts: &'e Arc<Accounts>,
     pub(crate) errors: &'e mut Vec<ConfigError>,
+    pub(crate) notices: &'e mut Vec<String>,
 }
 
 impl<'a> Settings<'a, '_> {
@@ -116,6 +120,18 @@ impl<'a> Settings<'a, '_> {
     /// An error at a key's value.
     pub(crate) fn complain_at<T>(&mut self, field: Field<'a, T>, message: &str) {
         self.text.complain(field, self.errors, message);
+    }
+
+    /// A remark at a key's value that is no error.
+    pub(crate) fn notice_at<T>(&mut self, field: Field<'a, T>, message: &str) {
+        let offset = self.text.offset(field.raw().unwrap_or(self.settings));
+        let notice = self.text.error(offset, message.to_owned());
+        self.notices.push(notice.to_string());
+    }
+
+    /// An address list.
+    pub(crate) fn list(&mut self, field: Field<'a, String>) -> Option<AddressList> {
+        self.text.list(field.raw()?, self.errors)
     }
 
     /// A duration like `"10s"`.

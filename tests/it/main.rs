@@ -17,6 +17,7 @@
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
+//! | `radius.rs` | access and accounting with radclient and pyrad |
 //! | `snmp.rs` | net-snmp's tools in every version, and the MIB before smilint and snmptranslate |
 //! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
 //! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
@@ -45,6 +46,7 @@ mod ladder;
 mod modules;
 mod proxy;
 mod proxy_from;
+mod radius;
 mod signals;
 mod snmp;
 mod sockets;
