@@ -52,17 +52,20 @@ pub enum Reason {
     Reserved,
     /// The address has as many connections as it may have.
     AddressLimit,
+    /// The address sends more datagrams than it may.
+    Rate,
 }
 
 impl Reason {
     /// All of them, in the order in which they are asked.
-    pub const ALL: [Reason; 6] = [
+    pub const ALL: [Reason; 7] = [
         Reason::Denied,
         Reason::Banned,
         Reason::Restricted,
         Reason::Full,
         Reason::Reserved,
         Reason::AddressLimit,
+        Reason::Rate,
     ];
 
     /// The label in logs, metrics, `status` and `explain`.
@@ -75,6 +78,7 @@ impl Reason {
             Reason::Full => "full",
             Reason::Reserved => "reserved",
             Reason::AddressLimit => "address_limit",
+            Reason::Rate => "rate",
         }
     }
 

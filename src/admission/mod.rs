@@ -9,6 +9,7 @@ pub mod bans;
 mod explain;
 pub mod ladder;
 pub mod limits;
+pub mod rates;
 
 #[cfg(test)]
 mod rules;

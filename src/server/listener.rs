@@ -11,6 +11,7 @@ use log::{Level, LevelFilter};
 
 use crate::admission::ladder::Reason;
 use crate::admission::limits::Limits;
+use crate::admission::rates::Rates;
 use crate::config::plan::SocketPlan;
 use crate::session::{Abuse, DatagramModule, Module};
 use crate::tls::Acceptors;
@@ -175,6 +176,7 @@ impl TcpListener {
 pub(crate) struct UdpListener {
     pub(crate) name: Arc<str>,
     pub(crate) module: Arc<dyn DatagramModule>,
+    pub(crate) rates: Rates,
     pub(crate) counters: Counters,
     pub(crate) log_level: LevelFilter,
 }

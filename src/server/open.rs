@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Instant;
 
 use super::datagrams::UdpSockets;
 use super::exchanges;
@@ -13,6 +14,7 @@ use super::poll_loop::{Kind, Source};
 use super::sockets::{self, StartError};
 use super::{Running, RunningKind};
 use crate::admission::limits::Limits;
+use crate::admission::rates::Rates;
 use crate::config::plan::{ListenerPlan, Plan, Protocol};
 use crate::tls::{Acceptors, ClientAuthority, Domains};
 
@@ -80,6 +82,7 @@ pub(super) fn open(
             let listener = Arc::new(UdpListener {
                 name: Arc::clone(&name),
                 module: udp.module,
+                rates: Rates::new(udp.rates, Instant::now()),
                 counters: Counters::default(),
                 log_level,
             });

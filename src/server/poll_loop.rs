@@ -272,24 +272,21 @@ impl PollLoop {
                 return;
             }
             let mut batch = Box::new(Batch::new(group));
-            let wall = SystemTime::now();
+            let (wall, now) = (SystemTime::now(), Instant::now());
             let (socket, ipv6) = &group.sockets[at as usize];
             let received =
-                receiver.receive(
-                    socket,
-                    *ipv6,
-                    *wildcard,
-                    |remote, local, bytes| match gate.clear(remote.ip(), restriction, wall) {
-                        Ok(cleared) => {
-                            listener.counters.accept();
-                            batch.push(remote, local, at, cleared.class(), bytes);
-                        }
-                        Err(reason) => {
-                            listener.counters.reject(reason);
-                            gate.refused(*refusals, listener.log_level, reason, remote);
-                        }
-                    },
-                );
+                receiver.receive(socket, *ipv6, *wildcard, |remote, local, bytes| match gate
+                    .clear_datagram(remote.ip(), restriction, (wall, now), &listener.rates)
+                {
+                    Ok(cleared) => {
+                        listener.counters.accept();
+                        batch.push(remote, local, at, cleared.class(), bytes);
+                    }
+                    Err(reason) => {
+                        listener.counters.reject(reason);
+                        gate.refused(*refusals, listener.log_level, reason, remote);
+                    }
+                });
             if !batch.is_empty() {
                 self.core.enqueue_datagrams(batch);
             }
