@@ -9,7 +9,7 @@
 //! Datagram protocols have their own half of the contract in [`datagram`].
 
 pub mod datagram;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod datagram_bench;
 mod input;
 mod output;

@@ -45,7 +45,11 @@ fn the_ladder_agrees_with_a_naive_model() {
         assert_eq!(world.limits.addresses(), 0, "PORTREEVE_SEED={seed}");
     }
     if std::env::var_os("PORTREEVE_SEED").is_none() {
-        let all = Reason::ALL.into_iter().map(Some).chain([None]);
+        // Datagrams' rate is no rung of connections.
+        let rungs = Reason::ALL
+            .into_iter()
+            .filter(|reason| *reason != Reason::Rate);
+        let all = rungs.map(Some).chain([None]);
         assert_eq!(
             seen,
             all.collect(),

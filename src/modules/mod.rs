@@ -7,9 +7,9 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod proxy;
-mod radius;
-mod snmp;
-mod tftp;
+pub(crate) mod radius;
+pub(crate) mod snmp;
+pub(crate) mod tftp;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

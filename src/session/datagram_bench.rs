@@ -49,6 +49,7 @@ impl Bench {
     }
 
     /// Lets time pass.
+    #[cfg(test)]
     pub(crate) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.wall += time;

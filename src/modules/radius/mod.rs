@@ -13,6 +13,8 @@
 mod accounting;
 mod dictionary;
 mod duplicates;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod packet;
 mod password;
 #[cfg(test)]

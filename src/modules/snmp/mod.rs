@@ -11,6 +11,8 @@
 //! | `mod.rs` | the module: communities, counts, and the listeners' state |
 
 mod engine;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod message;
 mod objects;
 mod respond;

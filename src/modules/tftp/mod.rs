@@ -12,6 +12,8 @@
 //! | `mod.rs` | the listener's port: requests and the table of transfers |
 
 mod clock;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod netascii;
 mod options;
 mod packet;
