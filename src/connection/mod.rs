@@ -7,7 +7,6 @@ mod program;
 pub(crate) mod proxy_header;
 mod relay;
 pub(crate) mod secure;
-mod store;
 pub(crate) mod transport;
 
 #[allow(

@@ -30,22 +30,17 @@ pub(crate) fn prepare(socket: &socket2::Socket, ipv6: bool, wildcard: bool) -> i
     Ok(())
 }
 
-/// Room for one batch. Pages that no datagram has reached are never touched.
+/// A thread's room for one batch. Pages that no datagram has reached are never touched.
+#[derive(Default)]
 pub(crate) struct Receiver {
     /// By kind of socket, made by the first of its kind. The lengths of addresses and control data that a call
     /// leaves there are the room of the next one, so another kind's would cut its addresses short.
     headers: [Option<MultiHeaders<SockaddrStorage>>; 4],
+    /// Made by the first call.
     buffers: Vec<u8>,
 }
 
 impl Receiver {
-    pub(crate) fn new() -> Self {
-        Receiver {
-            headers: Default::default(),
-            buffers: vec![0; BATCH * ROOM],
-        }
-    }
-
     /// One receive call: each datagram's sender, the local address it was sent to, and its bytes.
     ///
     /// # Errors
@@ -57,6 +52,9 @@ impl Receiver {
         wildcard: bool,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
+        if self.buffers.is_empty() {
+            self.buffers = vec![0; BATCH * ROOM];
+        }
         let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
             .buffers
             .chunks_exact_mut(ROOM)

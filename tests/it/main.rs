@@ -24,6 +24,7 @@
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
+//! | `load.rs` | the load generator of the benchmarks, where the feature `load` builds it |
 //! | `demo.rs` | the configuration that is shipped |
 
 #![allow(
@@ -43,6 +44,8 @@ mod forward;
 mod harness;
 mod idle;
 mod ladder;
+#[cfg(feature = "load")]
+mod load;
 mod modules;
 mod proxy;
 mod proxy_from;
