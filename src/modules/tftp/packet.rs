@@ -115,6 +115,11 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// A block's number on the wire: its last 16 bits.
+pub(super) fn low(number: u64) -> u16 {
+    u16::try_from(number & 0xffff).unwrap_or(0)
+}
+
 /// A DATA packet's first four bytes.
 pub(super) fn data_head(block: u16) -> [u8; 4] {
     let [high, low] = block.to_be_bytes();

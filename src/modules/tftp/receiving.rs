@@ -99,7 +99,7 @@ impl<S: Sink> Receiving<S> {
             Packet::Ack { .. } => return Step::Wait,
         };
         self.clock.proves();
-        let ahead = block.wrapping_sub(low(self.got));
+        let ahead = block.wrapping_sub(packet::low(self.got));
         if self.ended.is_none() && ahead == 1 {
             return self.take(bytes, now, out);
         }
@@ -109,7 +109,7 @@ impl<S: Sink> Receiving<S> {
                 self.gap_told = true;
                 self.tell(now, out);
             }
-        } else if block == low(self.told) && self.told > 0 && self.told == self.got {
+        } else if block == packet::low(self.told) && self.told > 0 && self.told == self.got {
             // Our acknowledgement was lost: this one does not advance anything, so nothing doubles.
             self.tell_again(now, out);
         }
@@ -188,7 +188,7 @@ impl<S: Sink> Receiving<S> {
 
     fn latest(&self) -> Vec<u8> {
         match self.clock.is_proven() {
-            true => packet::ack(low(self.told)),
+            true => packet::ack(packet::low(self.told)),
             false => self.first.clone(),
         }
     }
@@ -201,8 +201,4 @@ fn failed(error: &io::Error) -> Step {
         }
         _ => Step::Fail(ErrorCode::Undefined, "the file cannot be written"),
     }
-}
-
-fn low(number: u64) -> u16 {
-    u16::try_from(number & 0xffff).unwrap_or(0)
 }

@@ -89,7 +89,7 @@ impl<R: Read> Sending<R> {
             return self.fill(now, out);
         }
         let before = self.base.wrapping_sub(1);
-        let acknowledged = usize::from(block.wrapping_sub(low(before)));
+        let acknowledged = usize::from(block.wrapping_sub(packet::low(before)));
         if acknowledged == 0 {
             return self.duplicate(now, out);
         }
@@ -179,7 +179,7 @@ impl<R: Read> Sending<R> {
     }
 
     fn block(&mut self, number: u64) -> io::Result<Vec<u8>> {
-        let mut block = packet::data_head(low(number)).to_vec();
+        let mut block = packet::data_head(packet::low(number)).to_vec();
         let size = self.agreed.block_size;
         let read = (&mut self.source)
             .take(size as u64)
@@ -187,9 +187,4 @@ impl<R: Read> Sending<R> {
         self.ended = read < size;
         Ok(block)
     }
-}
-
-/// A block's number on the wire.
-fn low(number: u64) -> u16 {
-    u16::try_from(number & 0xffff).unwrap_or(0)
 }
