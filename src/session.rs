@@ -9,6 +9,8 @@
 //! Datagram protocols have their own half of the contract in [`datagram`].
 
 pub mod datagram;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod datagram_bench;
 mod input;
 mod output;
 mod peer;
