@@ -21,6 +21,7 @@ mod connection;
 pub mod control;
 pub mod dialogue;
 mod files;
+pub mod mail;
 pub mod modules;
 pub mod server;
 pub mod session;

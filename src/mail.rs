@@ -1,0 +1,10 @@
+#![forbid(unsafe_code)]
+//! What the mail modules share: mailboxes on disk, SASL, lines of commands. No socket.
+
+pub mod delivery;
+pub mod line;
+pub mod lock;
+pub mod login;
+pub mod maildir;
+pub mod sasl;
+pub mod watch;
