@@ -18,7 +18,7 @@ use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
 use super::reaper::Reaper;
 use crate::connection::secure::SecureScratch;
-use crate::connection::{Connection, Fate, Lingering};
+use crate::connection::{Connection, Fate, Lingering, RelayScratch};
 use crate::session::{Lane, Waker, Work};
 
 /// What a slot of the parked table holds.
@@ -67,8 +67,7 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
-    /// What relays read into; made by the first.
-    pub(crate) relay: Vec<u8>,
+    pub(crate) relay: RelayScratch,
     pub(crate) secure: SecureScratch,
 }
 
@@ -77,7 +76,7 @@ impl Default for Scratch {
         Scratch {
             input: Vec::with_capacity(64 * 1024),
             output: Vec::with_capacity(64 * 1024),
-            relay: Vec::new(),
+            relay: RelayScratch::default(),
             secure: SecureScratch::default(),
         }
     }
