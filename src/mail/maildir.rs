@@ -266,7 +266,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// The name of this machine as it stands in the names of messages.
-pub(super) fn host() -> String {
+pub(crate) fn host() -> String {
     let name = fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = OsString::from_vec(name.trim_ascii().to_vec());
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);

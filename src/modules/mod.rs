@@ -6,6 +6,7 @@ mod discard;
 mod echo;
 mod exec;
 mod proxy;
+mod smtp;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub const TABLE: &[ModuleEntry] = &[
     echo::ENTRY,
     exec::ENTRY,
     proxy::ENTRY,
+    smtp::ENTRY,
 ];
 
 /// The settings of one listener's module, and where its errors go.
@@ -84,6 +86,26 @@ impl<'a> Settings<'a, '_> {
         make: impl FnOnce(T) -> Result<U, String>,
     ) -> Option<U> {
         self.text.map(field, self.errors, make)
+    }
+
+    /// A key's value that borrows from the file; `None` when it is absent or wrong.
+    pub(crate) fn piece<T: Deserialize<'a>>(&mut self, field: Field<'a, T>) -> Option<T> {
+        self.text.read(field.raw()?, self.errors)
+    }
+
+    /// The rows of a list.
+    pub(crate) fn each<T>(&mut self, field: Field<'a, Vec<Field<'a, T>>>) -> Vec<Field<'a, T>> {
+        self.text.each(field, self.errors)
+    }
+
+    /// Another server, as in `"host:port"`.
+    pub(crate) fn upstream(&mut self, field: Field<'a, String>) -> Option<Place> {
+        self.map(field, |place: String| place.parse())
+    }
+
+    /// An error at a key's value.
+    pub(crate) fn complain_at<T>(&mut self, field: Field<'a, T>, message: &str) {
+        self.text.complain(field, self.errors, message);
     }
 
     /// An error at the settings as a whole.

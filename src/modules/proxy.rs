@@ -35,9 +35,19 @@ struct Keys<'a> {
 
 /// The version of the header that upstreams are sent.
 #[derive(Debug, Clone, Copy, Deserialize)]
-enum SendProxy {
+pub(super) enum SendProxy {
     V1,
     V2,
+}
+
+impl SendProxy {
+    /// The header that tells who connected.
+    pub(super) fn header(self, peer: &Peer) -> Vec<u8> {
+        match self {
+            SendProxy::V1 => write_v1(peer.remote, peer.local),
+            SendProxy::V2 => write_v2(peer.remote, peer.local, authority(peer)),
+        }
+    }
 }
 
 /// Relays each connection to the upstream with the fewest.
@@ -81,14 +91,10 @@ struct Relayed {
 impl Relayed {
     fn relay(&self, cx: &Context<'_>) -> Next {
         let peer = cx.peer();
-        let ahead = match self.send_proxy {
-            Some(SendProxy::V1) => write_v1(peer.remote, peer.local),
-            Some(SendProxy::V2) => write_v2(peer.remote, peer.local, authority(peer)),
-            None => Vec::new(),
-        };
+        let ahead = self.send_proxy.map(|version| version.header(peer));
         Next::Relay(Relay {
             upstream: Upstream::Dial(self.pool.dial(&peer.listener)),
-            ahead,
+            ahead: ahead.unwrap_or_default(),
         })
     }
 }
