@@ -421,7 +421,7 @@ impl Conversation {
 
 impl super::Shared {
     fn is_ours(&self, path: &Path) -> bool {
-        path.domain.is_empty() || self.domains.iter().any(|domain| *domain == path.domain)
+        path.domain.is_empty() || self.domains.contains(&path.domain)
     }
 
     /// LMTP answers for each recipient, SMTP for all at once: with one there is no difference. Whoever gets 452

@@ -1,8 +1,10 @@
 #![forbid(unsafe_code)]
 //! The text of a message as it arrives: DATA with its dots (RFC 5321, 4.5.2), or chunks (RFC 3030).
 //!
-//! Only CRLF "." CRLF ends DATA. A CR or LF that does not belong to a CRLF ends nothing: the message is read to
-//! its true end and refused, so that no two servers can differ about where it ended (SMTP smuggling).
+//! Only CRLF "." CRLF ends DATA, and only behind a CRLF is a dot taken out. A LF alone is a line's end within the
+//! text and becomes a CRLF, a CR alone becomes a space: what is stored or passed on has no other ends than CRLF, so
+//! that no two servers can differ about where a message ended (SMTP smuggling). Postfix does the same with
+//! `smtpd_forbid_bare_newline = normalize`; to refuse such messages would shut out curl and many scripts.
 
 use memchr::memchr2;
 
@@ -25,8 +27,6 @@ enum At {
 #[derive(Debug, Default)]
 pub(super) struct DataReader {
     at: At,
-    /// A CR or LF stood alone.
-    pub(super) is_malformed: bool,
 }
 
 impl DataReader {
@@ -67,11 +67,17 @@ impl DataReader {
             }
             // The CR behind which it stands was held back.
             (At::Cr | At::DotCr, _) => {
-                self.is_malformed = true;
-                if byte == b'\r' { At::Cr } else { At::Middle }
+                text.push(b' ');
+                if byte == b'\r' {
+                    At::Cr
+                } else {
+                    text.push(byte);
+                    At::Middle
+                }
             }
+            // Not At::Start: a dot behind it is a dot.
             (_, b'\n') => {
-                self.is_malformed = true;
+                text.extend_from_slice(b"\r\n");
                 At::Middle
             }
             (_, other) => {
@@ -83,49 +89,50 @@ impl DataReader {
     }
 }
 
-/// Looks for a CR or LF that stands alone, across chunks.
+/// The same for chunks, where dots mean nothing.
 #[derive(Debug, Default)]
-pub(super) struct Ends {
+pub(super) struct ChunkReader {
     after_cr: bool,
-    any: bool,
-    pub(super) is_malformed: bool,
-    /// The last bytes were a CRLF, or there were none.
-    pub(super) at_line_start: bool,
+    in_line: bool,
 }
 
-impl Ends {
-    pub(super) fn look(&mut self, bytes: &[u8]) {
+impl ChunkReader {
+    /// Appends the text of `bytes` to `text`.
+    pub(super) fn read(&mut self, bytes: &[u8], text: &mut Vec<u8>) {
         for byte in bytes {
-            self.is_malformed |= self.after_cr != (*byte == b'\n');
-            self.at_line_start = self.after_cr && *byte == b'\n';
+            if self.after_cr && *byte != b'\n' {
+                text.push(b' ');
+            }
+            match byte {
+                b'\r' => {}
+                b'\n' => text.extend_from_slice(b"\r\n"),
+                other => text.push(*other),
+            }
             self.after_cr = *byte == b'\r';
-            self.any = true;
+            self.in_line = *byte != b'\n';
         }
     }
 
-    /// What is missing of the last line's end; the text is malformed if it ends with a CR.
-    pub(super) fn finish(&mut self) -> &'static [u8] {
-        self.is_malformed |= self.after_cr;
-        if self.any && !self.at_line_start {
-            b"\r\n"
-        } else {
-            b""
+    /// Appends what is missing of the last line's end.
+    pub(super) fn finish(&mut self, text: &mut Vec<u8>) {
+        if std::mem::take(&mut self.in_line) {
+            text.extend_from_slice(b"\r\n");
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{DataReader, Ends};
+    use super::{ChunkReader, DataReader};
 
-    /// Text, whether it is malformed, and what is left behind the end; `None` when there was no end.
-    fn read(bytes: &[u8], chunk: usize) -> Option<(Vec<u8>, bool, usize)> {
+    /// Text, and what is left behind the end; `None` when there was no end.
+    fn read(bytes: &[u8], chunk: usize) -> Option<(Vec<u8>, usize)> {
         let (mut reader, mut text, mut total) = (DataReader::default(), Vec::new(), 0);
         for piece in bytes.chunks(chunk) {
             let (used, ended) = reader.read(piece, &mut text);
             total += used;
             if ended {
-                return Some((text, reader.is_malformed, bytes.len() - total));
+                return Some((text, bytes.len() - total));
             }
             assert_eq!(used, piece.len());
         }
@@ -145,7 +152,7 @@ mod tests {
             for chunk in 1..=bytes.len() {
                 assert_eq!(
                     read(bytes, chunk),
-                    Some((text.to_vec(), false, *left)),
+                    Some((text.to_vec(), *left)),
                     "{bytes:?} by {chunk}"
                 );
             }
@@ -153,47 +160,49 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_cr_or_lf_never_ends_a_message_and_is_noticed() {
-        let cases: &[&[u8]] = &[
-            b"a\n.\n",
-            b"a\n.\r\n",
-            b"a\r\n.\n",
-            b"a\r.\r\n",
-            b"a\r\n.\r",
-            b"\n.\r\n",
-            b"a\r\r\n.\r\r\n",
-            b"a\r\n.\r\r\n",
-            b"a\r\n.\rx\r\n",
-            b"a\r.\r",
-            b"a\n\r\n.\n\r\n",
-            b"a\r\n.\n\r\n",
+    fn a_lone_cr_or_lf_never_ends_a_message_and_does_not_stay_alone() {
+        let cases: &[(&[u8], &[u8])] = &[
+            (b"a\n.\n", b"a\r\n.\r\n"),
+            (b"a\n.\r\n", b"a\r\n.\r\n"),
+            (b"a\r\n.\n", b"a\r\n\r\n"),
+            (b"a\r.\r\n", b"a .\r\n"),
+            (b"a\r\n.\r", b"a\r\n  "),
+            (b"\n.\r\n", b"\r\n.\r\n"),
+            (b"a\r\r\n.\r\r\n", b"a \r\n \r\n"),
+            (b"a\r\n.\rx\r\n", b"a\r\n x\r\n"),
+            (b"a\n\r\n.\n\r\n", b"a\r\n\r\n\r\n\r\n"),
+            (b"a\n..\n", b"a\r\n..\r\n"),
         ];
-        for bytes in cases {
+        for (bytes, wanted) in cases {
             for chunk in 1..=bytes.len() {
                 assert_eq!(read(bytes, chunk), None, "{bytes:?} by {chunk}");
-                let all = [bytes, &b"\r\n.\r\n"[..]].concat();
-                let (_, malformed, left) = read(&all, chunk).unwrap_or_else(|| panic!("{all:?}"));
-                assert!(malformed && left == 0, "{all:?} by {chunk}");
+                let all = [bytes, &b"x\r\n.\r\n"[..]].concat();
+                let (text, left) = read(&all, chunk).unwrap_or_else(|| panic!("{all:?}"));
+                let wanted = [wanted.strip_suffix(b" ").unwrap_or(wanted), &b"x\r\n"[..]].concat();
+                assert_eq!((text, left), (wanted, 0), "{all:?} by {chunk}");
             }
         }
     }
 
     #[test]
-    fn ends_of_chunks_are_looked_at_across_them() {
-        for (bytes, malformed, missing) in [
-            (&b"a\r\nb\r\n"[..], false, &b""[..]),
-            (b"a", false, b"\r\n"),
-            (b"", false, b""),
-            (b"a\nb\r\n", true, b""),
-            (b"a\rb\r\n", true, b""),
-            (b"a\r\r\n", true, b""),
-            (b"a\r", true, b"\r\n"),
+    fn chunks_have_the_same_ends_across_them() {
+        for (bytes, wanted) in [
+            (&b"a\r\nb\r\n"[..], &b"a\r\nb\r\n"[..]),
+            (b"a", b"a\r\n"),
+            (b"", b""),
+            (b".\r\n", b".\r\n"),
+            (b"a\nb\n", b"a\r\nb\r\n"),
+            (b"a\rb\r\n", b"a b\r\n"),
+            (b"a\r\r\n", b"a \r\n"),
+            (b"a\r", b"a\r\n"),
         ] {
             for chunk in 1..=bytes.len().max(1) {
-                let mut ends = Ends::default();
-                bytes.chunks(chunk).for_each(|piece| ends.look(piece));
-                assert_eq!(ends.finish(), missing, "{bytes:?}");
-                assert_eq!(ends.is_malformed, malformed, "{bytes:?}");
+                let (mut reader, mut text) = (ChunkReader::default(), Vec::new());
+                bytes
+                    .chunks(chunk)
+                    .for_each(|piece| reader.read(piece, &mut text));
+                reader.finish(&mut text);
+                assert_eq!(text, wanted, "{bytes:?} by {chunk}");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::data::{DataReader, Ends};
+use super::data::{ChunkReader, DataReader};
 use super::session::{Asked, Conversation, State};
 use super::trace::Trace;
 use super::{Delivery as Place, Shared};
@@ -25,7 +25,7 @@ pub(super) struct Message {
     /// The reply that it will get whatever still comes; the rest is read and thrown away.
     refused: Option<String>,
     delivery: Option<Delivery>,
-    ends: Ends,
+    chunks: ChunkReader,
     /// Whether what the upstream got last ended a line.
     at_start: bool,
     id: String,
@@ -67,8 +67,7 @@ impl Message {
                 let count = usize::try_from(*left)
                     .unwrap_or(usize::MAX)
                     .min(input.len());
-                self.text.extend_from_slice(&input[..count]);
-                self.ends.look(&input[..count]);
+                self.chunks.read(&input[..count], &mut self.text);
                 input.consume(count);
                 *left -= count as u64;
                 *left == 0
@@ -143,7 +142,7 @@ impl Conversation {
             size: 0,
             refused: None,
             delivery: None,
-            ends: Ends::default(),
+            chunks: ChunkReader::default(),
             at_start: true,
             id,
         });
@@ -217,17 +216,7 @@ impl Conversation {
     /// All of the message is there.
     fn complete(&mut self, cx: &mut Context<'_>) -> Option<Next> {
         let message = self.message.as_mut()?;
-        let is_malformed = match &mut message.mode {
-            Mode::Data(reader) => reader.is_malformed,
-            Mode::Chunk { .. } => {
-                let end = message.ends.finish();
-                message.text.extend_from_slice(end);
-                message.ends.is_malformed
-            }
-        };
-        if is_malformed {
-            message.refuse("550 5.6.0 the message has a CR or LF that is no line's end");
-        }
+        message.chunks.finish(&mut message.text);
         if let Some(reply) = message.refused.take() {
             self.state = State::Command;
             if matches!(self.shared.delivery, Place::Gate(_)) {

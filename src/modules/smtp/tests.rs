@@ -102,14 +102,8 @@ fn a_refused_message_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let module = Smtp(Arc::new(smtp(&accounts(), home.path())));
     let long = format!("C: {}\n", "x".repeat(70)).repeat(40);
-    for (text, reply) in [
-        (long.as_str(), "552 5.3.4 *"),
-        ("C: a\rb\n", "550 5.6.0 *"),
-        ("C: .\r.\n", "550 5.6.0 *"),
-    ] {
-        let text = format!("{SEND}C: DATA\nS: 354 *\n{text}C: .\nS: {reply}\nC: NOOP\nS: 250 *");
-        check(&module, &text);
-    }
+    let text = format!("{SEND}C: DATA\nS: 354 *\n{long}C: .\nS: 552 5.3.4 *\nC: NOOP\nS: 250 *");
+    check(&module, &text);
     check(
         &module,
         &format!("{SEND}C: DATA\nS: 354 *\nC: half\nC: <eof>\nS: <close>"),
