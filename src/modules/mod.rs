@@ -5,6 +5,7 @@ mod daytime;
 mod discard;
 mod echo;
 mod exec;
+mod pop;
 mod proxy;
 mod smtp;
 
@@ -46,6 +47,7 @@ pub const TABLE: &[ModuleEntry] = &[
     discard::ENTRY,
     echo::ENTRY,
     exec::ENTRY,
+    pop::ENTRY,
     proxy::ENTRY,
     smtp::ENTRY,
 ];
