@@ -16,6 +16,9 @@
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
+//! | `smtp.rs` | mail in, from curl, swaks, smtplib and smtp-source; what is on disk after kill -9 |
+//! | `pop.rs` | mail out, to curl, poplib and mpop |
+//! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
@@ -37,9 +40,12 @@ mod foreign;
 mod harness;
 mod idle;
 mod ladder;
+mod mail_gates;
 mod modules;
+mod pop;
 mod proxy;
 mod proxy_from;
 mod signals;
+mod smtp;
 mod sockets;
 mod tls;

@@ -251,13 +251,22 @@ impl Gate {
     /// One step of the opening: greeting, EHLO, and XCLIENT where it is offered, which begins anew.
     fn opened(&mut self, reply: &Reply) -> Result<(), String> {
         if !reply.is_positive() {
+            if self.step == Step::XclientAnswer && reply.code != 421 {
+                // It was only to know; the message is what counts.
+                self.step = Step::Idle;
+                return Ok(());
+            }
             return Err(first(reply));
         }
         self.step = match self.step {
             Step::Connect | Step::Greeting | Step::XclientAnswer => {
                 let verb = if self.place.is_lmtp { "LHLO" } else { "EHLO" };
-                self.line
-                    .send(format!("{verb} {}\r\n", self.place.hostname).as_bytes());
+                // Behind XCLIENT we speak as the client, whose name would else be ours.
+                let name = match self.introduction.helo.as_str() {
+                    helo if self.introduced && !helo.is_empty() => helo,
+                    _ => &self.place.hostname,
+                };
+                self.line.send(format!("{verb} {name}\r\n").as_bytes());
                 Step::Hello
             }
             _ => {
