@@ -5,6 +5,7 @@
 //! delivered here keep the CRLFs they came with, and tell their size in their names: `,S=` in bytes, `,W=` with
 //! each line ended by CRLF, which is the same for them. Messages of other programs may end lines with LF.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, ErrorKind, Read};
@@ -191,20 +192,32 @@ impl Maildir {
         }
     }
 
-    /// Removes a message, wherever it is by now. One that is gone already is no error.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn remove(&self, message: &Message) -> io::Result<()> {
-        match fs::remove_file(self.file(message)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                match self.find(message.unique())? {
-                    Some(moved) => fs::remove_file(self.file(&moved)),
-                    None => Ok(()),
-                }
+    /// Removes messages, wherever they are by now, durably; those that are gone already are no error. Answers how
+    /// many could not be removed.
+    pub fn remove<'m>(&self, messages: impl Iterator<Item = &'m Message>) -> usize {
+        let is_gone = |result: &io::Result<()>| matches!(result, Err(error) if error.kind() == ErrorKind::NotFound);
+        let (mut failed, mut moved) = (0, HashSet::new());
+        for message in messages {
+            let result = fs::remove_file(self.file(message));
+            if is_gone(&result) {
+                moved.insert(message.unique());
+            } else {
+                failed += usize::from(result.is_err());
             }
-            result => result,
         }
+        if !moved.is_empty() {
+            // One look for all of them: a mailbox may be large.
+            let now = self.messages().unwrap_or_default();
+            for message in now
+                .iter()
+                .filter(|message| moved.contains(message.unique()))
+            {
+                let result = fs::remove_file(self.file(message));
+                failed += usize::from(result.is_err() && !is_gone(&result));
+            }
+        }
+        let _ = self.sync();
+        failed
     }
 
     /// Makes what was removed or renamed durable.
@@ -343,9 +356,9 @@ mod tests {
         );
         fs::rename(from, &to).unwrap();
         assert!(inbox.open(&message).is_ok());
-        inbox.remove(&message).unwrap();
+        assert_eq!(inbox.remove([&message].into_iter()), 0);
         assert!(!to.exists());
-        inbox.remove(&message).unwrap();
+        assert_eq!(inbox.remove([&message].into_iter()), 0);
         assert!(inbox.open(&message).is_err());
     }
 

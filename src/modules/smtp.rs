@@ -138,7 +138,11 @@ impl Shared {
         Some(Shared {
             hostname,
             domains: domains.into_iter().collect::<Option<_>>()?,
-            accounts: settings.accounts(),
+            // Where the server behind knows the users, nobody misses accounts that are not there.
+            accounts: match settings.accounts() {
+                none if none.is_empty() && field.is_some() => Arc::default(),
+                accounts => accounts,
+            },
             delivery,
             max_message: max_message.unwrap_or(MAX_MESSAGE),
             greet_delay,

@@ -75,21 +75,17 @@ impl Mailbox {
 
     /// Removes what was deleted, durably. How many could not be.
     pub(super) fn update(self) -> usize {
-        let deleted = self.entries.iter().filter(|entry| entry.is_deleted);
-        let (mut done, mut failed) = (0, 0);
-        for entry in deleted {
-            match self.maildir.remove(&entry.message) {
-                Ok(()) => done += 1,
-                Err(error) => {
-                    log::warn!("a message could not be removed: {error}");
-                    failed += 1;
-                }
-            }
+        let deleted: Vec<&Message> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.is_deleted)
+            .map(|entry| &entry.message)
+            .collect();
+        if deleted.is_empty() {
+            return 0;
         }
-        if done > 0 {
-            let _ = self.maildir.sync();
-            crate::mail::watch::wake(self.maildir.path());
-        }
+        let failed = self.maildir.remove(deleted.into_iter());
+        crate::mail::watch::wake(self.maildir.path());
         failed
     }
 }
