@@ -49,6 +49,8 @@ pub(crate) struct Connection {
     readable: bool,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
     hangup: bool,
+    /// The turn brought bytes.
+    hot: bool,
 }
 
 /// Where a connection goes after its turn.
@@ -100,6 +102,7 @@ impl Connection {
             outcome: None,
             readable: true,
             hangup: false,
+            hot: false,
         })
     }
 
@@ -113,9 +116,9 @@ impl Connection {
         self.outcome = Some(outcome);
     }
 
-    /// What a connection waits for that has had no turn yet.
-    pub(crate) fn first_rest(&self) -> (Signals, Instant) {
-        (READ, self.shaking.unwrap_or_else(|| self.driver.deadline()))
+    /// True when its last turn heard of the peer, so that more may come soon.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.hot
     }
 
     /// Runs until the connection would wait for its peer, has used its share, or ends.
@@ -152,6 +155,7 @@ impl Connection {
 
     fn run(&mut self, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> After {
         let now = Instant::now();
+        self.hot = false;
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
         if signals.has(Signals::WOKEN) {
@@ -218,6 +222,7 @@ impl Connection {
                 .read(&mut self.stream, &mut self.driver.input)
             {
                 Ok(Got::Bytes { more }) => {
+                    self.hot = true;
                     self.readable = more || self.hangup;
                     self.tell(now, core, Driver::take_input);
                 }
@@ -434,6 +439,7 @@ impl Connection {
             transport,
             driver,
             slot,
+            hot,
             ..
         } = self;
         let relaying = relay.as_mut()?;
@@ -445,6 +451,7 @@ impl Connection {
         };
         let progress = relaying.run(now, &mut client, scratch, &mut moved);
         if moved > 0 {
+            *hot = true;
             driver.restart_idle(now);
         }
         match progress {
@@ -583,7 +590,9 @@ impl Lingering {
         if signals.has(Signals::DUE) || signals.has(Signals::SHUTDOWN) {
             return None;
         }
-        scratch.input.resize(16 * 1024, 0);
+        if scratch.input.is_empty() {
+            scratch.input.resize(16 * 1024, 0);
+        }
         let kept = loop {
             match self.stream.read(&mut scratch.input) {
                 Ok(0) => break None,
@@ -598,7 +607,6 @@ impl Lingering {
                 Err(_) => break None,
             }
         };
-        scratch.input.clear();
         kept.map(|()| {
             let until = self.until;
             (self, READ, until)

@@ -5,7 +5,6 @@ mod program;
 pub(crate) mod proxy_header;
 pub(crate) mod relay;
 pub(crate) mod secure;
-mod store;
 pub(crate) mod transport;
 
 #[allow(

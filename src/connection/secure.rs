@@ -12,9 +12,9 @@ use rustls::ServerConfig;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
-use super::store::Store;
 use super::transport::{Flushed, Got, retry};
 use crate::session::TlsFacts;
+use crate::session::store::Store;
 
 /// The most plaintext in one record (RFC 8446, 5.1).
 const RECORD: usize = 16 * 1024;

@@ -177,7 +177,9 @@ impl Running {
                 return None;
             }
         }
-        buffer.resize(65_536, 0);
+        if buffer.len() < 65_536 {
+            buffer.resize(65_536, 0);
+        }
         let mut goes_on = true;
         let mut drained = false;
         for _ in 0..RECEIVES_A_TURN {
@@ -201,7 +203,6 @@ impl Running {
                 break;
             }
         }
-        buffer.clear();
         if goes_on && self.alarm.is_some_and(|alarm| alarm <= Instant::now()) {
             self.alarm = None;
             goes_on = self.tell(ExchangeEvent::Alarm) == ExchangeNext::Wait;

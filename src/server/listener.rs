@@ -122,7 +122,6 @@ pub(crate) struct TcpListener {
     pub(crate) prefaces: AtomicUsize,
     /// When an error that a peer can cause was logged last, in seconds of the wall clock.
     pub(crate) complained: AtomicU64,
-    pub(crate) client_speaks_first: bool,
     pub(crate) log_level: LevelFilter,
 }
 

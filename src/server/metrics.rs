@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text::encode};
@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::listener::CounterSample;
+use super::queue::Waits;
 use crate::tls::{Domain, Domains};
 
 /// Everything that is measured, at one moment.
@@ -18,6 +19,8 @@ use crate::tls::{Domain, Domains};
 pub(crate) struct Sample {
     pub(crate) listeners: Vec<ListenerSample>,
     pub(crate) busy: usize,
+    /// How long turns waited in the queue, as [`Waits::sample`] gives it.
+    pub(crate) waits: (Vec<u64>, Duration),
     pub(crate) domains: Arc<Domains>,
 }
 
@@ -110,7 +113,7 @@ impl Collector for Sample {
         for (name, help, rows) in gauges {
             family(&mut encoder, name, help, MetricType::Gauge, &rows)?;
         }
-        Ok(())
+        self.waits(&mut encoder)
     }
 }
 
@@ -147,6 +150,20 @@ impl Sample {
         self.listeners
             .iter()
             .filter(move |one| one.active.is_some() == tcp)
+    }
+
+    fn waits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (counts, sum) = &self.waits;
+        let bounds = Waits::BOUNDS.iter().map(Duration::as_secs_f64);
+        let buckets: Vec<_> = bounds
+            .chain([f64::MAX])
+            .zip(counts.iter().copied())
+            .collect();
+        let help = "How long turns waited for a worker";
+        let mut histogram =
+            encoder.encode_descriptor("queue_wait_seconds", help, None, MetricType::Histogram)?;
+        let count = counts.iter().sum();
+        histogram.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)
     }
 
     fn expiries(&self) -> Rows<'_> {

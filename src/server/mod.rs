@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The daemon at run time: sockets, the poll loop, parked connections, workers.
 
+mod baton;
 pub(crate) mod datagrams;
 mod exchanges;
 mod gate;
@@ -10,6 +11,7 @@ mod open;
 pub(crate) mod parked;
 mod poll_loop;
 mod preface;
+mod queue;
 mod reaper;
 mod refusals;
 mod sockets;
@@ -26,12 +28,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::{Events, Poll, Token};
+use mio::{Poll, Token};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals as SignalSource;
 
 pub use sockets::StartError;
 
+use self::baton::Baton;
 use self::datagrams::UdpSockets;
 use self::gate::Gate;
 use self::listener::{Counters, TcpListener};
@@ -176,9 +179,29 @@ impl Server {
     ///
     /// # Errors
     /// The poll itself fails, which leaves nothing to serve with.
-    pub fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(1024);
-        let mut receiver = udp_io::Receiver::new();
+    pub fn run(self) -> io::Result<()> {
+        let Server {
+            poll_loop,
+            workers,
+            shared,
+            drain,
+            mut signals,
+        } = self;
+        shared.core.poller.open(Baton::new(poll_loop));
+        let served = shared.serve(drain, &mut signals);
+        // The sockets close first, then the threads end.
+        drop(shared.core.poller.close());
+        drop(workers);
+        log::info!("stopped");
+        served
+    }
+}
+
+impl Shared {
+    /// The poll thread's own part: it polls where no worker does, and minds signals, certificates and the end.
+    fn serve(&self, drain: Duration, signals: &mut Option<SignalSource>) -> io::Result<()> {
+        let core = &self.core;
+        let mut receiver = udp_io::Receiver::default();
         let mut drained_at: Option<Instant> = None;
         let mut expiry_at = Instant::now();
         loop {
@@ -187,61 +210,52 @@ impl Server {
                 self.warn_expiry();
             }
             let until = drained_at.map_or(expiry_at, |drained| drained.min(expiry_at));
-            let signals = &mut self.signals;
-            let shared = &self.shared;
-            self.poll_loop
-                .turn(&mut events, &mut receiver, Some(until), |token| {
-                    if token == SIGNAL
-                        && let Some(signals) = signals
-                    {
-                        signals
-                            .pending()
-                            .for_each(|signal| shared.signalled(signal));
-                    }
-                })?;
-            match self.shared.shutdowns.load(Ordering::Acquire) {
-                0 => continue,
+            let mut baton = core.poller.turn(&core.queue, &mut receiver, until)?;
+            if core.poller.take_signalled()
+                && let Some(signals) = signals
+            {
+                signals.pending().for_each(|signal| self.signalled(signal));
+            }
+            match self.shutdowns.load(Ordering::Acquire) {
+                0 => {
+                    drop(baton);
+                    core.poller.attend(&core.queue, until);
+                    continue;
+                }
                 1 => {}
-                _ => break,
+                _ => return Ok(()),
             }
             let now = Instant::now();
-            let until = *drained_at.get_or_insert_with(|| {
-                log::info!(
-                    "draining, for at most {}",
-                    humantime::format_duration(self.drain)
-                );
-                self.poll_loop.close();
-                let core = &self.shared.core;
-                core.draining.store(true, Ordering::Release);
-                // Each slot that becomes free wakes the poll: the last one ends the run.
-                self.shared
-                    .tcp()
-                    .for_each(|listener| listener.limits.set_waiting(true));
-                for woken in core.parked.shutdown() {
-                    self.poll_loop.dispatch(Some(woken));
-                }
-                now + self.drain
-            });
-            let active = self.shared.active();
+            let until = *drained_at
+                .get_or_insert_with(|| self.begin_drain(&mut baton.poll_loop, drain, now));
+            drop(baton);
+            core.queue.ring();
+            let active = self.active();
             if active == 0 {
-                break;
+                return Ok(());
             }
             if now >= until {
                 log::warn!("{active} connections are cut after draining");
-                break;
+                return Ok(());
             }
         }
-        drop(self.workers);
-        log::info!("stopped");
-        Ok(())
     }
-}
 
-impl Server {
-    fn warn_expiry(&self) {
-        for line in self.shared.domains.expiring(SystemTime::now()) {
-            log::warn!("{line}");
+    /// Refuses newcomers and tells everybody; until when those inside may go on.
+    fn begin_drain(&self, poll_loop: &mut PollLoop, drain: Duration, now: Instant) -> Instant {
+        log::info!(
+            "draining, for at most {}",
+            humantime::format_duration(drain)
+        );
+        poll_loop.close();
+        self.core.draining.store(true, Ordering::Release);
+        // Each slot that becomes free wakes the poll: the last one ends the run.
+        self.tcp()
+            .for_each(|listener| listener.limits.set_waiting(true));
+        for woken in self.core.parked.shutdown() {
+            poll_loop.dispatch(Some(woken));
         }
+        now + drain
     }
 }
 
@@ -249,7 +263,7 @@ impl Handle {
     /// Drains and stops; a second call stops at once.
     pub fn shutdown(&self) {
         self.0.shutdowns.fetch_add(1, Ordering::AcqRel);
-        self.0.core.wake_poll();
+        self.0.core.summon();
     }
 
     /// What the server is doing.
@@ -272,6 +286,7 @@ impl Handle {
         let sample = metrics::Sample {
             listeners,
             busy: self.0.core.busy(),
+            waits: self.0.core.queue.waits.sample(),
             domains: Arc::clone(&self.0.domains),
         };
         metrics::text(sample)
@@ -284,6 +299,12 @@ impl Shared {
             log::warn!("SIGHUP: reload is not part of this build yet");
         } else {
             self.shutdowns.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn warn_expiry(&self) {
+        for line in self.domains.expiring(SystemTime::now()) {
+            log::warn!("{line}");
         }
     }
 

@@ -49,7 +49,6 @@ pub(super) fn open(
                 idle_timeout: tcp
                     .idle_timeout
                     .unwrap_or_else(|| tcp.module.idle_timeout()),
-                client_speaks_first: tcp.module.client_speaks_first(),
                 module: tcp.module,
                 limits: Arc::new(Limits::new(tcp.limits)),
                 counters: Counters::default(),

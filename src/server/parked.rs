@@ -62,6 +62,7 @@ struct Table<R> {
     deadlines: BinaryHeap<Reverse<(Instant, Key)>>,
     /// Until when the poll thread sleeps; `None` is for ever.
     sleeps_until: Option<Instant>,
+    awake: bool,
     shutdown: bool,
 }
 
@@ -83,6 +84,7 @@ impl<R> Parked<R> {
                 free: Vec::new(),
                 deadlines: BinaryHeap::new(),
                 sleeps_until: None,
+                awake: false,
                 shutdown: false,
             }),
         }
@@ -161,7 +163,7 @@ impl<R> Parked<R> {
             slot.queued = Some(deadline);
             table.deadlines.push(Reverse((deadline, key)));
         }
-        Ok(table.sleeps_until.is_none_or(|until| deadline < until))
+        Ok(!table.awake && table.sleeps_until.is_none_or(|until| deadline < until))
     }
 
     /// Tells a slot what happened; its resident comes back if it waits for that.
@@ -219,7 +221,13 @@ impl<R> Parked<R> {
             (a, b) => a.or(b),
         };
         table.sleeps_until = until;
+        table.awake = false;
         until
+    }
+
+    /// The poll thread is up: it asks [`Parked::sleep_until`] before it sleeps again, so nobody needs to wake it.
+    pub(crate) fn wakes(&self) {
+        self.table.lock().awake = true;
     }
 
     /// Signals every slot, also those whose residents are away, and returns those that wait for it.

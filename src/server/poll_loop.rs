@@ -69,7 +69,7 @@ pub(crate) struct PollLoop {
 }
 
 impl PollLoop {
-    pub(crate) fn new(poll: Poll, core: Arc<Core>, sources: Vec<Source>, gate: Gate) -> Self {
+    pub(super) fn new(poll: Poll, core: Arc<Core>, sources: Vec<Source>, gate: Gate) -> Self {
         PollLoop {
             poll,
             core,
@@ -116,7 +116,7 @@ impl PollLoop {
         self.sources.clear();
     }
 
-    /// One look at everything. `until` bounds the sleep; tokens that are not ours go to `other`.
+    /// One look at everything. `until` bounds the sleep, `None` is none; tokens that are not ours go to `other`.
     pub(crate) fn turn(
         &mut self,
         events: &mut Events,
@@ -124,9 +124,10 @@ impl PollLoop {
         until: Option<Instant>,
         mut other: impl FnMut(Token),
     ) -> io::Result<()> {
-        let now = Instant::now();
-        let sleep = self.sleep(now, until);
-        match self.poll.poll(events, sleep) {
+        let sleep = self.sleep(Instant::now(), until);
+        let polled = self.poll.poll(events, sleep);
+        self.core.parked.wakes();
+        match polled {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error),
@@ -181,9 +182,9 @@ impl PollLoop {
     fn sleep(&self, now: Instant, until: Option<Instant>) -> Option<Duration> {
         let mut undrained = self.undrained.iter().map(|index| &self.sources[*index]);
         let ready = undrained.any(|source| source.paused.is_none());
-        if ready || self.gate.is_hasty() {
+        let Some(until) = until.filter(|_| !ready && !self.gate.is_hasty()) else {
             return Some(Duration::ZERO);
-        }
+        };
         let paused = self
             .undrained
             .iter()
@@ -194,7 +195,7 @@ impl PollLoop {
         let own = paused
             .chain(self.gate.next(now))
             .chain(alarms)
-            .chain(until)
+            .chain([until])
             .min();
         let until = self.core.parked.sleep_until(own)?;
         // Rounded up: the kernel counts milliseconds, and waking early would mean sleeping twice.

@@ -30,21 +30,27 @@ pub(crate) fn prepare(socket: &socket2::Socket, ipv6: bool, wildcard: bool) -> i
     Ok(())
 }
 
-/// Room for one batch. Pages that no datagram has reached are never touched.
-pub(crate) struct Receiver {
+/// A thread's room for one batch, made when it is first needed. Pages that no datagram has reached are never
+/// touched.
+#[derive(Default)]
+pub(crate) struct Receiver(Option<Room>);
+
+struct Room {
     headers: MultiHeaders<SockaddrStorage>,
     buffers: Vec<u8>,
 }
 
-impl Receiver {
-    pub(crate) fn new() -> Self {
+impl Default for Room {
+    fn default() -> Self {
         let control = cmsg_space!(in6_pktinfo);
-        Receiver {
+        Room {
             headers: MultiHeaders::preallocate(BATCH, Some(control)),
             buffers: vec![0; BATCH * ROOM],
         }
     }
+}
 
+impl Receiver {
     /// One receive call: each datagram's sender, the local address it was sent to, and its bytes.
     ///
     /// # Errors
@@ -54,19 +60,13 @@ impl Receiver {
         socket: &impl AsRawFd,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
-            .buffers
+        let Room { headers, buffers } = self.0.get_or_insert_default();
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> = buffers
             .chunks_exact_mut(ROOM)
             .map(|room| [IoSliceMut::new(room)])
             .collect();
         let flags = MsgFlags::MSG_DONTWAIT;
-        let results = recvmmsg(
-            socket.as_raw_fd(),
-            &mut self.headers,
-            slices.iter_mut(),
-            flags,
-            None,
-        )?;
+        let results = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)?;
         let mut count = 0;
         for received in results {
             count += 1;

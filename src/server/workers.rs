@@ -7,16 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use super::baton::Poller;
 use super::datagrams::Batch;
 use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
+use super::queue::Queue;
 use super::reaper::Reaper;
+use super::udp_io::Receiver;
 use crate::connection::secure::SecureScratch;
 use crate::connection::{Connection, Fate, Lingering, RelayScratch};
 use crate::session::{Lane, Waker, Work};
@@ -47,7 +50,7 @@ enum Errand {
 /// What the poll thread and the workers share.
 pub(crate) struct Core {
     pub(crate) parked: Parked<Resident>,
-    queue: Sender<Task>,
+    pub(crate) queue: Queue<Task>,
     compute: Sender<Errand>,
     wait: Sender<Errand>,
     registry: Registry,
@@ -60,6 +63,7 @@ pub(crate) struct Core {
     busy: AtomicUsize,
     lingering: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    pub(crate) poller: Poller,
     reaper: Reaper,
 }
 
@@ -74,7 +78,7 @@ pub(crate) struct Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         Scratch {
-            input: Vec::with_capacity(64 * 1024),
+            input: vec![0; 64 * 1024],
             output: Vec::with_capacity(64 * 1024),
             relay: RelayScratch::default(),
             secure: SecureScratch::default(),
@@ -129,16 +133,27 @@ pub(crate) fn key(token: Token) -> Option<(Key, bool)> {
 const MOST_LINGERING: usize = 1024;
 
 impl Core {
-    /// Queues a turn.
+    /// Queues a turn. Workers come back to the queue by themselves, and whoever polls looks at it afterwards;
+    /// other threads use [`Core::hand_in`].
     pub(crate) fn enqueue(&self, resident: Resident, signals: Signals) {
         self.queued.fetch_add(1, Ordering::AcqRel);
-        let _ = self.queue.send(Task::Turn(resident, signals));
+        self.queue.push(Task::Turn(resident, signals));
     }
 
     /// Queues a batch of datagrams.
     pub(crate) fn enqueue_datagrams(&self, batch: Box<Batch>) {
         self.queued.fetch_add(1, Ordering::AcqRel);
-        let _ = self.queue.send(Task::Datagrams(batch));
+        self.queue.push(Task::Datagrams(batch));
+    }
+
+    /// Queues a turn from any thread.
+    fn hand_in(&self, resident: Resident, signals: Signals) {
+        self.enqueue(resident, signals);
+        self.queue.ring();
+        // The worker just called may be held up, and nobody would look after what it leaves.
+        if self.poller.is_resting() {
+            self.wake_poll();
+        }
     }
 
     /// How many turns have ever been queued: a mark for [`Core::has_passed`].
@@ -169,9 +184,15 @@ impl Core {
         (self.lingering.fetch_add(1, Ordering::Relaxed) < most).then_some(guard)
     }
 
-    /// Interrupts the poll thread's sleep.
+    /// Interrupts the sleep of whoever polls.
     pub(crate) fn wake_poll(&self) {
         let _ = self.poll_waker.wake();
+    }
+
+    /// Calls the poll thread to its duties.
+    pub(crate) fn summon(&self) {
+        self.poller.summon();
+        self.wake_poll();
     }
 
     /// A waker for the session in a slot.
@@ -183,7 +204,7 @@ impl Core {
     /// Tells a slot what happened, and queues its resident if it waits for that.
     pub(crate) fn signal(&self, key: Key, signals: Signals) {
         if let Some((resident, signals)) = self.parked.signal(key, signals) {
-            self.enqueue(resident, signals);
+            self.hand_in(resident, signals);
         }
     }
 
@@ -351,12 +372,11 @@ impl Workers {
         registry: Registry,
         poll_waker: mio::Waker,
     ) -> std::io::Result<Self> {
-        let (queue, tasks) = unbounded();
         let (compute, compute_errands) = unbounded();
         let (wait, wait_errands) = unbounded();
         let core = Arc::new(Core {
             parked: Parked::new(),
-            queue,
+            queue: Queue::new(count),
             compute,
             wait,
             registry,
@@ -367,6 +387,7 @@ impl Workers {
             busy: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            poller: Poller::default(),
             reaper: Reaper::start()?,
         });
         // Hashing gains nothing from more threads than cores; waiting is cheap but each wait has a thread.
@@ -379,8 +400,8 @@ impl Workers {
             lanes,
         };
         for index in 0..count {
-            let (core, tasks) = (Arc::clone(&core), tasks.clone());
-            workers.spawn(format!("worker-{index}"), move || work(&core, &tasks))?;
+            let core = Arc::clone(&core);
+            workers.spawn(format!("worker-{index}"), move || work(&core, index))?;
         }
         for (name, errands, threads) in [
             ("compute", compute_errands, lanes[0]),
@@ -414,8 +435,9 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         for _ in 0..self.count {
-            let _ = self.core.queue.send(Task::Stop);
+            self.core.queue.push(Task::Stop);
         }
+        self.core.queue.ring_all();
         for (lane, threads) in [
             (&self.core.compute, self.lanes[0]),
             (&self.core.wait, self.lanes[1]),
@@ -431,46 +453,62 @@ impl Drop for Workers {
     }
 }
 
-fn work(core: &Arc<Core>, tasks: &Receiver<Task>) {
+fn work(core: &Arc<Core>, seat: usize) {
     let mut scratch = Scratch::default();
-    while let Ok(task) = tasks.recv() {
-        core.busy.fetch_add(1, Ordering::Relaxed);
-        match task {
-            Task::Stop => break,
-            Task::Turn(Resident::Connection(connection, listener), signals) => {
-                turn(core, connection, listener, signals, &mut scratch);
-            }
-            Task::Turn(Resident::Lingering(lingering), signals) => {
-                linger(core, *lingering, signals, &mut scratch);
-            }
-            // The poll thread keeps these to itself.
-            Task::Turn(Resident::Preface(_), _) => {}
-            Task::Turn(Resident::Exchange(exchange), signals) => {
-                let name = exchange.listener();
-                let turn = || exchange.turn(signals, &mut scratch.input);
-                match catch_unwind(AssertUnwindSafe(turn)) {
-                    Ok(Some((exchange, exchanges::Rest::Until(alarm)))) => {
-                        let key = exchange.slot.key();
-                        core.rest(key, Resident::Exchange(exchange), exchanges::WANTS, alarm);
-                    }
-                    Ok(Some((exchange, exchanges::Rest::None))) => {
-                        core.enqueue(Resident::Exchange(exchange), Signals::NONE);
-                    }
-                    Ok(None) => {}
-                    Err(_) => {
-                        log::error!(target: &name, "the module panicked; its exchange is closed")
-                    }
-                }
-            }
-            Task::Datagrams(batch) => {
-                let name = batch.listener_name();
-                if catch_unwind(AssertUnwindSafe(|| batch.answer(core))).is_err() {
-                    log::error!(target: &name, "the module panicked on a datagram");
-                }
+    let mut receiver = Receiver::default();
+    let mut idle =
+        || !core.draining.load(Ordering::Relaxed) && core.poller.look(&core.queue, &mut receiver);
+    while run(core, core.queue.take(seat, &mut idle), &mut scratch) {}
+}
+
+/// Runs a task; false when it was the last.
+fn run(core: &Arc<Core>, task: Task, scratch: &mut Scratch) -> bool {
+    core.busy.fetch_add(1, Ordering::Relaxed);
+    match task {
+        Task::Stop => return false,
+        Task::Turn(Resident::Connection(connection, listener), signals) => {
+            turn(core, connection, listener, signals, scratch);
+        }
+        Task::Turn(Resident::Lingering(lingering), signals) => {
+            linger(core, *lingering, signals, scratch);
+        }
+        // The poll thread keeps these to itself.
+        Task::Turn(Resident::Preface(_), _) => {}
+        Task::Turn(Resident::Exchange(exchange), signals) => {
+            exchange_turn(core, exchange, signals, scratch);
+        }
+        Task::Datagrams(batch) => {
+            let name = batch.listener_name();
+            if catch_unwind(AssertUnwindSafe(|| batch.answer(core))).is_err() {
+                log::error!(target: &name, "the module panicked on a datagram");
             }
         }
-        core.busy.fetch_sub(1, Ordering::Relaxed);
-        core.ended.fetch_add(1, Ordering::AcqRel);
+    }
+    core.busy.fetch_sub(1, Ordering::Relaxed);
+    core.ended.fetch_add(1, Ordering::AcqRel);
+    true
+}
+
+fn exchange_turn(
+    core: &Arc<Core>,
+    exchange: Box<exchanges::Running>,
+    signals: Signals,
+    scratch: &mut Scratch,
+) {
+    let name = exchange.listener();
+    let turn = || exchange.turn(signals, &mut scratch.input);
+    match catch_unwind(AssertUnwindSafe(turn)) {
+        Ok(Some((exchange, exchanges::Rest::Until(alarm)))) => {
+            let key = exchange.slot.key();
+            core.rest(key, Resident::Exchange(exchange), exchanges::WANTS, alarm);
+        }
+        Ok(Some((exchange, exchanges::Rest::None))) => {
+            core.enqueue(Resident::Exchange(exchange), Signals::NONE);
+        }
+        Ok(None) => {}
+        Err(_) => {
+            log::error!(target: &name, "the module panicked; its exchange is closed")
+        }
     }
 }
 
@@ -490,6 +528,10 @@ fn turn(
         return;
     };
     match fate {
+        // By the time its turn comes the peer has likely answered, and neither poll nor parking is needed.
+        Fate::Park(connection, _, _) if connection.is_hot() && core.queue.len() >= HOT => {
+            core.enqueue(Resident::Connection(connection, listener), HOT_SIGNALS);
+        }
         Fate::Park(connection, wants, deadline) => {
             core.park(connection, listener, wants, Some(deadline))
         }
@@ -502,13 +544,19 @@ fn turn(
     }
 }
 
+/// How many turns must be waiting for a connection that has just heard of its peer to queue up once more
+/// instead of being parked.
+const HOT: usize = 4;
+/// What it looks for then.
+const HOT_SIGNALS: Signals = Signals::READABLE.and(Signals::FAR_READABLE);
+
 fn linger(core: &Arc<Core>, lingering: Lingering, signals: Signals, scratch: &mut Scratch) {
     if let Some((lingering, wants, until)) = lingering.turn(signals, scratch) {
         core.park_lingering(Box::new(lingering), wants, until);
     }
 }
 
-fn run_errands(core: &Core, errands: &Receiver<Errand>) {
+fn run_errands(core: &Core, errands: &crossbeam_channel::Receiver<Errand>) {
     while let Ok(errand) = errands.recv() {
         match errand {
             Errand::Stop => break,
@@ -523,7 +571,7 @@ fn run_errands(core: &Core, errands: &Receiver<Errand>) {
                     if let Resident::Connection(connection, _) = &mut resident {
                         connection.deliver(outcome);
                     }
-                    core.enqueue(resident, signals);
+                    core.hand_in(resident, signals);
                 }
             }
         }
