@@ -1,7 +1,20 @@
 #![forbid(unsafe_code)]
-//! Failed logins of one session: slowed, and ended after many.
+//! Logins: passwords verified on a lane; failed ones slowed, and the session ended after many.
 
 use std::time::Duration;
+
+use super::sasl::Credentials;
+use crate::accounts::{Accounts, Busy};
+use crate::session::{Lane, Next, Work};
+
+/// Verifies a password away from the session. The outcome is an `Option<Arc<Account>>`.
+///
+/// # Errors
+/// Too many wait: the client is to try again.
+pub fn verify(accounts: &Accounts, credentials: &Credentials) -> Result<Next, Busy> {
+    let check = accounts.check(&credentials.name, &credentials.password)?;
+    Ok(Next::Work(Work::new(Lane::Compute, move || check.run())))
+}
 
 /// After so many a session is closed. People mistype; programs guess.
 const MOST: u32 = 5;

@@ -12,7 +12,7 @@ use crate::connection::proxy_header::{write_v1, write_v2};
 use crate::session::{
     Context, Event, Lane, Module, Next, Peer, Relay, Security, Session, Upstream, Work,
 };
-use crate::upstream::Pool;
+use crate::upstream::{Line, Pool};
 
 pub(super) const ENTRY: ModuleEntry = ModuleEntry {
     name: "Proxy",
@@ -48,6 +48,24 @@ impl SendProxy {
             SendProxy::V2 => write_v2(peer.remote, peer.local, authority(peer)),
         }
     }
+}
+
+/// Begins a session's conversation with an upstream, which is told who connected if it wants to know.
+///
+/// # Errors
+/// No upstream can be reached, in words.
+pub(super) fn open_line(
+    pool: &Arc<Pool>,
+    send_proxy: Option<SendProxy>,
+    cx: &mut Context<'_>,
+) -> Result<Line, String> {
+    let (waker, now) = (cx.waker(), cx.now());
+    let line = Line::open(pool, &cx.peer().listener, waker, now);
+    let mut line = line.map_err(|error| error.to_string())?;
+    if let Some(version) = send_proxy {
+        line.send(&version.header(cx.peer()));
+    }
+    Ok(line)
 }
 
 /// Relays each connection to the upstream with the fewest.

@@ -9,7 +9,7 @@ use crate::foreign::Foreign;
 use crate::harness::{
     Conf, DEADLINE, Daemon, assert_says, connect_from, exits, free_port, wait_until,
 };
-use crate::smtp::{curl, files, python};
+use crate::smtp::{files, python, send};
 
 fn smtp_gate(delivery: &str, port: u16) -> Daemon {
     let text = format!(
@@ -78,18 +78,8 @@ fn postfix_gets_what_passes_and_knows_who_sent_it() {
     );
     assert_eq!(said.matches("550 5.7.1").count(), 2, "{said}");
     // Large messages are streamed, in both directions' pace.
-    let url = format!("smtp://127.0.0.1:{port}/b.example");
-    let arguments = [
-        &url,
-        "--mail-from",
-        "me@b.example",
-        "--mail-rcpt",
-        "ann@example.org",
-        "-T",
-        "-",
-    ];
     let large = "Subject: large\n\n".to_owned() + &"0123456789abcdef\n".repeat(300_000);
-    exits(&curl(&arguments, large.as_bytes()), 0);
+    send(port, "ann", large.as_bytes());
     wait_until("postfix delivers the large one", DEADLINE, || {
         files(&new).len() == 3
     });

@@ -8,23 +8,8 @@ use crate::harness::{assert_says, exits, output_within};
 use crate::smtp::{curl, files, inbox, mail_server, python};
 
 fn send(port: u16, subject: &str) {
-    let url = format!("smtp://127.0.0.1:{port}/b.example");
-    let arguments = [
-        &url,
-        "--mail-from",
-        "me@b.example",
-        "--mail-rcpt",
-        "ann@example.org",
-        "-T",
-        "-",
-    ];
-    exits(
-        &curl(
-            &arguments,
-            format!("Subject: {subject}\n\n.dot\nbody\n").as_bytes(),
-        ),
-        0,
-    );
+    let text = format!("Subject: {subject}\n\n.dot\nbody\n");
+    crate::smtp::send(port, "ann", text.as_bytes());
 }
 
 #[test]

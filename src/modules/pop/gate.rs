@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::mail::sasl::Credentials;
-use crate::modules::proxy::SendProxy;
+use crate::modules::proxy::{SendProxy, open_line};
 use crate::session::{Context, Next, Relay, Upstream};
 use crate::upstream::{Line, Pool, Progress};
 
@@ -58,19 +58,12 @@ impl Gate {
         credentials: Credentials,
         cx: &mut Context<'_>,
     ) -> Result<Self, String> {
-        let waker = cx.waker();
-        let now = cx.now();
-        let listener = Arc::clone(&cx.peer().listener);
-        let mut line =
-            Line::open(&place.pool, &listener, waker, now).map_err(|error| error.to_string())?;
-        if let Some(version) = place.send_proxy {
-            line.send(&version.header(cx.peer()));
-        }
+        let line = open_line(&place.pool, place.send_proxy, cx)?;
         Ok(Gate {
             line,
             step: Step::Greeting,
             credentials,
-            until: now + PATIENCE,
+            until: cx.now() + PATIENCE,
         })
     }
 

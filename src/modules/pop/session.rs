@@ -8,7 +8,7 @@ use super::mailbox::{Entry, Mailbox, Refusal, Text};
 use super::{Behind, Shared};
 use crate::accounts::Account;
 use crate::mail::line::{Line, Lines, split_command};
-use crate::mail::login::Failures;
+use crate::mail::login::{self, Failures};
 use crate::mail::sasl::{Credentials, Exchange, LONGEST_LINE, MECHANISMS, SaslError, Step};
 use crate::session::{Abuse, Class, Context, Event, Input, Lane, Next, Outcome, Session, Work};
 
@@ -285,14 +285,10 @@ impl Conversation {
             }
             return self.ask_behind(credentials, cx);
         }
-        match self
-            .shared
-            .accounts
-            .check(&credentials.name, &credentials.password)
-        {
-            Ok(check) => {
+        match login::verify(&self.shared.accounts, &credentials) {
+            Ok(work) => {
                 self.state = State::Verifying;
-                Some(Next::Work(Work::new(Lane::Compute, move || check.run())))
+                Some(work)
             }
             Err(_) => {
                 self.state = State::Command;

@@ -9,8 +9,9 @@ use super::session::{Asked, Conversation, Envelope, Recipient, State, UNREACHABL
 use super::trace::address_literal;
 use crate::accounts::Account;
 use crate::mail::line::split_command;
+use crate::mail::login;
 use crate::mail::sasl::{Exchange, MECHANISMS, SaslError, Step};
-use crate::session::{Abuse, Context, Lane, Next, Work};
+use crate::session::{Abuse, Context, Next};
 
 /// Recipients of a message: RFC 5321, 4.5.3.1.8 asks for at least 100.
 const MOST_RECIPIENTS: usize = 1000;
@@ -197,14 +198,10 @@ impl Conversation {
                 return self.error(reply, cx);
             }
         };
-        match self
-            .shared
-            .accounts
-            .check(&credentials.name, &credentials.password)
-        {
-            Ok(check) => {
+        match login::verify(&self.shared.accounts, &credentials) {
+            Ok(work) => {
                 self.state = State::Verifying;
-                Some(Next::Work(Work::new(Lane::Compute, move || check.run())))
+                Some(work)
             }
             Err(_) => {
                 self.state = State::Command;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::session::Envelope;
 use crate::mail::reply::Reply;
-use crate::modules::proxy::SendProxy;
+use crate::modules::proxy::{SendProxy, open_line};
 use crate::session::{Context, Peer};
 use crate::upstream::{Line, Pool, Progress};
 
@@ -128,19 +128,12 @@ impl Gate {
         introduction: Introduction,
         cx: &mut Context<'_>,
     ) -> Result<Self, String> {
-        let waker = cx.waker();
-        let now = cx.now();
-        let listener = Arc::clone(&cx.peer().listener);
-        let mut line =
-            Line::open(&place.pool, &listener, waker, now).map_err(|error| error.to_string())?;
-        if let Some(version) = place.send_proxy {
-            line.send(&version.header(cx.peer()));
-        }
+        let line = open_line(&place.pool, place.send_proxy, cx)?;
         Ok(Gate {
             place: Arc::clone(place),
             line,
             step: Step::Connect,
-            until: now + PATIENCE,
+            until: cx.now() + PATIENCE,
             offers: Offers::default(),
             introduction,
             introduced: false,
