@@ -106,10 +106,8 @@ fn dovecot_lets_in_whom_it_knows_and_its_refusal_is_passed_on() {
     assert_says(&said, &["452 4.5.3 too many recipients", "Saved"]);
     assert_eq!(files(&dovecot.home().join("mail/ann/new")).len(), 1);
     let text = format!(
-        "Tcp(module: Pop(store: Upstream(\"localhost:{behind}\"), send_proxy: V2), sockets: [(port: {port})])"
+        "Tcp(module: Pop(store: Upstream(\"localhost:{behind}\")), sockets: [(port: {port})])"
     );
-    // Dovecot is told who connects only where it listens for that.
-    let text = text.replace(", send_proxy: V2", "");
     let _daemon = Daemon::start(Conf::new("workers: 1,").listener("pop", &text));
     let script = r"
 import poplib, sys
@@ -179,12 +177,17 @@ fn an_upstream_that_is_down_or_dies_is_a_temporary_failure() {
             "451 4.4.1",
         ),
         (
-            "220 hi\n<\n250 hi\n<\n250 ok\n<\n250 ok\n<\n354 go\n<\n<\n<\n<\n<",
+            "220 hi\n<\n250 hi\n<\n250 ok\n<\n250 ok\n<\n354 go\n<\n<\n<\n<\n<\n<",
+            "451 4.4.1",
+        ),
+        ("220 hi\n<\n250 hi\n<\n354 go", "451 4.4.1"),
+        (
+            "220 hi\n<\n250 hi\n<\n250 ok\n<\n250 ok\n<\n250 2.0.0 stored",
             "451 4.4.1",
         ),
         ("220 hi\n<\n250 hi\n<\n250 ok\n<\n450 later\n<", "450 later"),
         (
-            "220 hi\n<\n250 hi\n<\n250 ok\n<\n250 ok\n<\n354 go\n<\n<\n<\n<\n<\n452 full",
+            "220 hi\n<\n250 hi\n<\n250 ok\n<\n250 ok\n<\n354 go\n<\n<\n<\n<\n<\n<\n452 full",
             "452 full",
         ),
     ] {
@@ -238,4 +241,24 @@ fn an_upstream_that_never_answers_holds_no_thread() {
         .as_u64()
         .unwrap();
     crate::harness::admitted("127.0.0.1", u16::try_from(echo).unwrap());
+}
+
+#[test]
+fn an_upstream_is_told_who_connected() {
+    let script = "<\n+OK hi\n<\n+OK\n<\n+OK welcome\nmore\n<";
+    let (behind, upstream) = scripted(script);
+    let port = free_port();
+    let text = format!(
+        "Tcp(module: Pop(store: Upstream(\"127.0.0.1:{behind}\"), send_proxy: V1), sockets: [(port: {port})])"
+    );
+    let _daemon = Daemon::start(Conf::new("workers: 1,").listener("pop", &text));
+    let said = talk("127.0.0.5", port, "USER ann\r\nPASS a b \r\nSTAT\r\n");
+    assert_says(&said, &["\r\n+OK welcome\r\nmore\r\n"]);
+    let heard = upstream.join().unwrap();
+    let lines: Vec<&str> = heard.lines().collect();
+    assert!(
+        lines[0].starts_with("PROXY TCP4 127.0.0.5 127.0.0.1 "),
+        "{heard}"
+    );
+    assert_eq!(lines[1..], ["USER ann", "PASS a b ", "STAT"]);
 }

@@ -371,7 +371,8 @@ impl Conversation {
             return self.error("503 5.5.1 the message has begun with BDAT", cx);
         }
         if let Some(refusal) = self.not_ready() {
-            return self.error(refusal, cx);
+            // No error: a pipelining client sends DATA before it knows (RFC 2920, 3.1).
+            return self.idle(refusal, cx);
         }
         if matches!(self.shared.delivery, Delivery::Gate(_)) {
             return self.ask(Asked::Data, cx);

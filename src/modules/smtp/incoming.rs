@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::data::{ChunkReader, DataReader};
 use super::session::{Asked, Conversation, State};
@@ -29,6 +29,7 @@ pub(super) struct Message {
     /// Whether what the upstream got last ended a line.
     at_start: bool,
     id: String,
+    begun: Instant,
 }
 
 /// How its end is known.
@@ -145,6 +146,7 @@ impl Conversation {
             chunks: ChunkReader::default(),
             at_start: true,
             id,
+            begun: cx.now(),
         });
     }
 
@@ -191,6 +193,10 @@ impl Conversation {
             return None;
         };
         let ended = message.take(input);
+        let allowed = LONGEST + Duration::from_secs(message.size / SLOWEST);
+        if cx.now().saturating_duration_since(message.begun) > allowed {
+            return Some(self.close("421 4.4.2 the message comes too slowly", cx));
+        }
         if message.size > most && message.refused.is_none() {
             message.refuse("552 5.3.4 the message is larger than this server takes");
             // What the upstream has of it must not become a message.
@@ -206,6 +212,9 @@ impl Conversation {
             Mode::Chunk { last: false, .. } => {
                 self.state = State::Command;
                 let reply = message.refused.clone();
+                if self.envelope.is_none() {
+                    self.message = None;
+                }
                 let reply = reply.unwrap_or_else(|| "250 2.0.0 chunk taken".to_owned());
                 self.say(&reply, cx)
             }
@@ -325,6 +334,10 @@ impl Conversation {
     }
 }
 
+/// How long any message may take to come in. A trickle of bytes never lets a session idle, so time is counted.
+const LONGEST: Duration = Duration::from_secs(600);
+/// A larger message gets more time, at so many bytes a second.
+const SLOWEST: u64 = 1024;
 /// How long an upstream may take nothing (RFC 5321, 4.5.3.2.5: three minutes for a block of data).
 const ROOM: Duration = Duration::from_secs(180);
 

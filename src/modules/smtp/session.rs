@@ -362,6 +362,15 @@ impl Conversation {
         else {
             return Some(self.rest());
         };
+        // A go-ahead where none belongs, or a 250 in its place, must not look to the client like a stored message.
+        let wants_text = matches!(asked, Asked::Data | Asked::Chunks);
+        let is_strange = |reply: &Reply| match reply.code {
+            354 => !wants_text,
+            code => code < 300 && wants_text || (300..400).contains(&code),
+        };
+        if reply.as_ref().is_some_and(is_strange) {
+            return self.lost(asked, "it answers what was not asked", cx);
+        }
         let is_positive = reply.as_ref().is_none_or(Reply::is_positive);
         let is_leaving = reply.as_ref().is_some_and(|reply| reply.code == 421);
         let mut text = reply.map(|reply| reply.text());
