@@ -21,6 +21,9 @@ mod connection;
 pub mod control;
 pub mod dialogue;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod mail;
 pub mod modules;
 pub mod server;

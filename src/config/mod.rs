@@ -108,6 +108,18 @@ pub fn accounts_file(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
     path.filter(|_| errors.is_empty()).ok_or(errors)
 }
 
+/// Checks texts that are in no file.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn load_texts(server: &str, listener: &str) -> Result<Plan, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let server = Text::new(Path::new("nowhere/portreeve.ron"), server);
+    let listener = Text::new(Path::new("nowhere/listeners/fuzz.ron"), listener);
+    match check::plan(server, vec![listener], &mut errors) {
+        Some(plan) if errors.is_empty() => Ok(plan),
+        _ => Err(errors),
+    }
+}
+
 fn listener_files(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let folder = file.parent().unwrap_or(Path::new("")).join("listeners");
     let entries = std::fs::read_dir(&folder).map_err(|error| unreadable(&folder, &error))?;

@@ -142,7 +142,12 @@ impl Connection {
             After::Park(wants, deadline) => Fate::Park(self, wants, deadline),
             After::Yield => Fate::Yield(self),
             After::Work(work) => Fate::Work(self, work),
-            After::Close => self.close(core),
+            After::Close => {
+                drop(self.admitted.take());
+                self.transport.finish(&mut self.stream);
+                self.close(core)
+            }
+            After::Cut => self.close(core),
             After::Abort => {
                 drop(self.admitted.take());
                 // Nothing pending is to be sent: the peer sees a reset.
@@ -357,8 +362,12 @@ impl Connection {
             let ours = socket2::SockRef::from(&*stream).set_nonblocking(true);
             return ours.map_or(After::Abort, |()| After::Close);
         }
-        // A peer that only finished sending may still want the answer.
-        if signals.has(Signals::HANGUP) && !matches!(stream.take_error(), Ok(None)) {
+        // A peer that only finished sending may still want the answer. Of a reset the program may have heard
+        // first, and then no error is left for us, but no peer either.
+        let is_gone = |stream: &TcpStream| {
+            !matches!(stream.take_error(), Ok(None)) || stream.peer_addr().is_err()
+        };
+        if signals.has(Signals::HANGUP) && is_gone(stream) {
             return After::Abort;
         }
         let key = slot.get_or_insert_with(|| core.reserve()).key();
@@ -476,9 +485,12 @@ impl Connection {
                 None
             }
             Ok(Progress::Finished) => {
-                driver.finish(false);
+                if relaying.has_client_ended() {
+                    driver.finish(false);
+                }
                 Some(After::Close)
             }
+            Ok(Progress::Cut) => Some(After::Cut),
             Err(error) => Some(self.broken(&error)),
         }
     }
@@ -518,7 +530,6 @@ impl Connection {
     /// since closing a socket with unread bytes would reset what was just written (RFC 9293, 3.10.7).
     fn close(mut self: Box<Self>, core: &Arc<Core>) -> Fate {
         drop(self.admitted.take());
-        self.transport.finish(&mut self.stream);
         if self.driver.is_finished() {
             return Fate::Closed;
         }
@@ -542,6 +553,8 @@ impl Connection {
 enum After {
     Park(Signals, Instant),
     Yield,
+    /// Closed without the word that nothing is missing, where the protocol has one.
+    Cut,
     Work(Work),
     Close,
     Abort,

@@ -1,6 +1,8 @@
 //! One connection from admission to close.
 
 pub(crate) mod driver;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod program;
 pub(crate) mod proxy_header;
 pub(crate) mod relay;

@@ -13,7 +13,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 
-use super::{Commands, MAX_REQUEST, Request, Response};
+use super::{Commands, MAX_REQUEST, Response, parse};
 
 /// Callers at once. More wait in the backlog, each at most a deadline or two.
 const MAX_CALLERS: usize = 32;
@@ -186,11 +186,6 @@ impl Desk {
             false
         });
     }
-}
-
-/// The words of an error for a request that is none.
-fn parse(line: &[u8]) -> Result<Request, String> {
-    serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))
 }
 
 struct Caller {

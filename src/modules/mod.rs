@@ -5,6 +5,7 @@ mod daytime;
 mod discard;
 mod echo;
 mod exec;
+pub(crate) mod forward;
 mod pop;
 mod proxy;
 mod smtp;
@@ -47,6 +48,7 @@ pub const TABLE: &[ModuleEntry] = &[
     discard::ENTRY,
     echo::ENTRY,
     exec::ENTRY,
+    forward::ENTRY,
     pop::ENTRY,
     proxy::ENTRY,
     smtp::ENTRY,

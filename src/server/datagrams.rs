@@ -21,6 +21,7 @@ pub(crate) struct UdpSockets {
     pub(crate) waiting: AtomicUsize,
     /// Exchanges that are open.
     pub(crate) exchanges: Arc<AtomicUsize>,
+    pub(crate) most_exchanges: usize,
     pub(crate) alarms: parking_lot::Mutex<Vec<(Instant, u64)>>,
 }
 
@@ -95,6 +96,7 @@ impl Batch {
         let mut outbox = Outbox::default();
         let mut alarms = Vec::new();
         let mut work: Vec<(Lane, DatagramWork)> = Vec::new();
+        let mut lost = 0;
         let group = Arc::clone(&self.group);
         let mut open =
             |route, connect, exchange| exchanges::open(core, &group, route, connect, exchange);
@@ -103,6 +105,9 @@ impl Batch {
             let mut cx = DatagramContext {
                 now,
                 wall,
+                listener: &self.group.listener.name,
+                lost: &mut lost,
+                most_exchanges: self.group.most_exchanges,
                 route: None,
                 outbox: &mut outbox,
                 alarms: &mut alarms,
@@ -125,19 +130,20 @@ impl Batch {
                 );
             }
         }
+        self.group.listener.counters.lose(lost);
         self.group.send(outbox);
-        if !alarms.is_empty() {
-            self.group.alarms.lock().append(&mut alarms);
-            core.wake_poll();
-        }
+        self.group.set_alarms(alarms, core);
         for (lane, work) in work {
-            let group = Arc::clone(&self.group);
+            let (group, waking) = (Arc::clone(&self.group), Arc::clone(core));
             core.datagram_work(
                 lane,
                 Box::new(move || {
                     let mut outbox = Outbox::default();
                     work(&mut outbox);
+                    let now = Instant::now();
+                    let calls = outbox.calls.drain(..).map(|key| (now, key)).collect();
                     group.send(outbox);
+                    group.set_alarms(calls, &waking);
                 }),
             );
         }
@@ -151,6 +157,14 @@ impl Drop for Batch {
 }
 
 impl UdpSockets {
+    /// Lets the poll loop call the module at those times.
+    fn set_alarms(&self, mut alarms: Vec<(Instant, u64)>, core: &Core) {
+        if !alarms.is_empty() {
+            self.alarms.lock().append(&mut alarms);
+            core.wake_poll();
+        }
+    }
+
     /// Sends answers from the listener's sockets.
     pub(crate) fn send(&self, outbox: Outbox) {
         let mut datagrams = outbox.datagrams.into_iter().peekable();

@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text::encode};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::listener::CounterSample;
+use super::listener::{CounterSample, OVERLOAD};
 use super::queue::Waits;
 use crate::tls::{Domain, Domains};
 
@@ -30,6 +30,8 @@ pub(crate) struct ListenerSample {
     pub(crate) name: Arc<str>,
     /// Absent for UDP, which has no connections.
     pub(crate) active: Option<u32>,
+    /// Absent for TCP.
+    pub(crate) exchanges: Option<u64>,
     pub(crate) counters: CounterSample,
 }
 
@@ -67,7 +69,7 @@ impl Collector for Sample {
             (
                 "datagrams_dropped",
                 "Datagrams that were dropped",
-                self.labelled(false, "reason", |counters| &counters.rejected),
+                self.dropped(),
             ),
             (
                 "tls_handshakes",
@@ -98,6 +100,11 @@ impl Collector for Sample {
                 "connections_active",
                 "Connections now, those in their handshake included",
                 self.tcp(|one| one.active.unwrap_or(0).into()),
+            ),
+            (
+                "exchanges_active",
+                "Conversations of datagram modules from ports of their own",
+                self.each(false, |one| one.exchanges.unwrap_or(0)),
             ),
             (
                 "workers_busy",
@@ -142,6 +149,16 @@ impl Sample {
             for (name, value) in values(&one.counters) {
                 rows.push((vec![("listener", &*one.name), (label, name)], *value));
             }
+        }
+        rows
+    }
+
+    /// Datagrams that were refused, and those that were admitted and found no room.
+    fn dropped(&self) -> Rows<'_> {
+        let mut rows = self.labelled(false, "reason", |counters| &counters.rejected);
+        for one in self.of(false) {
+            let labels = vec![("listener", &*one.name), ("reason", OVERLOAD)];
+            rows.push((labels, one.counters.lost));
         }
         rows
     }

@@ -335,11 +335,13 @@ impl Running {
             RunningKind::Tcp(listener) => metrics::ListenerSample {
                 name: Arc::clone(&listener.name),
                 active: Some(listener.limits.active()),
+                exchanges: None,
                 counters: listener.counters.sample(),
             },
             RunningKind::Udp(group) => metrics::ListenerSample {
                 name: Arc::clone(&group.listener.name),
                 active: None,
+                exchanges: Some(group.exchanges.load(Ordering::Relaxed) as u64),
                 counters: group.listener.counters.sample(),
             },
         }
@@ -355,10 +357,12 @@ impl Running {
             ),
             RunningKind::Udp(group) => (0, 0, &group.listener.counters),
         };
-        let rejected: BTreeMap<String, u64> = Reason::ALL
+        let refused = Reason::ALL.map(|reason| (reason.name(), counters.rejected(reason)));
+        let rejected: BTreeMap<String, u64> = refused
             .into_iter()
-            .filter(|reason| counters.rejected(*reason) > 0)
-            .map(|reason| (reason.name().to_owned(), counters.rejected(reason)))
+            .chain([(listener::OVERLOAD, counters.sample().lost)])
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.to_owned(), count))
             .collect();
         let socket = |(plan, bound): &(SocketPlan, SocketAddr)| SocketStatus {
             port: bound.port(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use super::datagrams::UdpSockets;
+use super::exchanges;
 use super::listener::{Counters, TcpListener, TcpSocket, UdpListener};
 use super::poll_loop::{Kind, Source};
 use super::sockets::{self, StartError};
@@ -92,6 +93,7 @@ pub(super) fn open(
                 sockets: bound,
                 waiting: AtomicUsize::new(0),
                 exchanges: Arc::new(AtomicUsize::new(0)),
+                most_exchanges: exchanges::most(raise_descriptors()),
                 alarms: parking_lot::Mutex::new(Vec::new()),
             });
             for (index, plan) in (0..).zip(plan.sockets) {
@@ -100,6 +102,7 @@ pub(super) fn open(
                     index,
                     refusals,
                     restriction: plan.restriction,
+                    wildcard: plan.address.is_none(),
                 }));
             }
             Ok(Running {

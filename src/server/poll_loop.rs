@@ -44,6 +44,8 @@ pub(crate) enum Kind {
         index: u32,
         refusals: usize,
         restriction: Restriction,
+        /// Whether it listens on all addresses.
+        wildcard: bool,
     },
 }
 
@@ -257,6 +259,7 @@ impl PollLoop {
             index: at,
             refusals,
             restriction,
+            wildcard,
         } = &source.kind
         else {
             return;
@@ -271,19 +274,23 @@ impl PollLoop {
             }
             let mut batch = Box::new(Batch::new(group));
             let wall = SystemTime::now();
-            let received = receiver.receive(
-                &group.sockets[at as usize].0,
-                |remote, local, bytes| match gate.clear(remote.ip(), restriction, wall) {
-                    Ok(cleared) => {
-                        listener.counters.accept();
-                        batch.push(remote, local, at, cleared.class(), bytes);
-                    }
-                    Err(reason) => {
-                        listener.counters.reject(reason);
-                        gate.refused(*refusals, listener.log_level, reason, remote);
-                    }
-                },
-            );
+            let (socket, ipv6) = &group.sockets[at as usize];
+            let received =
+                receiver.receive(
+                    socket,
+                    *ipv6,
+                    *wildcard,
+                    |remote, local, bytes| match gate.clear(remote.ip(), restriction, wall) {
+                        Ok(cleared) => {
+                            listener.counters.accept();
+                            batch.push(remote, local, at, cleared.class(), bytes);
+                        }
+                        Err(reason) => {
+                            listener.counters.reject(reason);
+                            gate.refused(*refusals, listener.log_level, reason, remote);
+                        }
+                    },
+                );
             if !batch.is_empty() {
                 self.core.enqueue_datagrams(batch);
             }

@@ -30,24 +30,14 @@ pub(crate) fn prepare(socket: &socket2::Socket, ipv6: bool, wildcard: bool) -> i
     Ok(())
 }
 
-/// A thread's room for one batch, made when it is first needed. Pages that no datagram has reached are never
-/// touched.
+/// A thread's room for one batch. Pages that no datagram has reached are never touched.
 #[derive(Default)]
-pub(crate) struct Receiver(Option<Room>);
-
-struct Room {
-    headers: MultiHeaders<SockaddrStorage>,
+pub(crate) struct Receiver {
+    /// By kind of socket, made by the first of its kind. The lengths of addresses and control data that a call
+    /// leaves there are the room of the next one, so another kind's would cut its addresses short.
+    headers: [Option<MultiHeaders<SockaddrStorage>>; 4],
+    /// Made by the first call.
     buffers: Vec<u8>,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        let control = cmsg_space!(in6_pktinfo);
-        Room {
-            headers: MultiHeaders::preallocate(BATCH, Some(control)),
-            buffers: vec![0; BATCH * ROOM],
-        }
-    }
 }
 
 impl Receiver {
@@ -58,13 +48,23 @@ impl Receiver {
     pub(crate) fn receive(
         &mut self,
         socket: &impl AsRawFd,
+        ipv6: bool,
+        wildcard: bool,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
-        let Room { headers, buffers } = self.0.get_or_insert_default();
-        let mut slices: Vec<[IoSliceMut<'_>; 1]> = buffers
+        if self.buffers.is_empty() {
+            self.buffers = vec![0; BATCH * ROOM];
+        }
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
+            .buffers
             .chunks_exact_mut(ROOM)
             .map(|room| [IoSliceMut::new(room)])
             .collect();
+        let kind = usize::from(ipv6) * 2 + usize::from(wildcard);
+        let headers = self.headers[kind].get_or_insert_with(|| {
+            let control = cmsg_space!(in6_pktinfo);
+            MultiHeaders::preallocate(BATCH, Some(control))
+        });
         let flags = MsgFlags::MSG_DONTWAIT;
         let results = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)?;
         let mut count = 0;

@@ -71,6 +71,8 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
+    /// What exchanges read into; made by the first.
+    pub(crate) datagram: Vec<u8>,
     pub(crate) relay: RelayScratch,
     pub(crate) secure: SecureScratch,
 }
@@ -80,6 +82,7 @@ impl Default for Scratch {
         Scratch {
             input: vec![0; 64 * 1024],
             output: Vec::with_capacity(64 * 1024),
+            datagram: Vec::new(),
             relay: RelayScratch::default(),
             secure: SecureScratch::default(),
         }
@@ -96,6 +99,15 @@ pub(crate) struct SlotGuard {
 impl SlotGuard {
     pub(crate) fn key(&self) -> Key {
         self.key
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Its socket is replaced by another one, which is to be registered.
+    pub(crate) fn renew(&mut self) {
+        self.registered = false;
     }
 }
 
@@ -276,7 +288,8 @@ impl Core {
         slot: &mut Option<SlotGuard>,
     ) -> Option<Key> {
         let guard = slot.get_or_insert_with(|| self.reserve());
-        if let Err(error) = self.watch(guard, stream) {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.watch(guard, stream, interest) {
             log::error!("cannot watch one more connection: {error}");
             return None;
         }
@@ -288,9 +301,9 @@ impl Core {
         &self,
         slot: &mut SlotGuard,
         source: &mut impl mio::event::Source,
+        interest: Interest,
     ) -> std::io::Result<()> {
         if !slot.registered {
-            let interest = Interest::READABLE | Interest::WRITABLE;
             self.registry.register(source, token(slot.key), interest)?;
             slot.registered = true;
         }
@@ -496,7 +509,7 @@ fn exchange_turn(
     scratch: &mut Scratch,
 ) {
     let name = exchange.listener();
-    let turn = || exchange.turn(signals, &mut scratch.input);
+    let turn = || exchange.turn(signals, &mut scratch.datagram);
     match catch_unwind(AssertUnwindSafe(turn)) {
         Ok(Some((exchange, exchanges::Rest::Until(alarm)))) => {
             let key = exchange.slot.key();

@@ -53,15 +53,6 @@ impl Socket {
         }
     }
 
-    /// What broke the socket, if something did.
-    pub(crate) fn error(&self) -> io::Result<()> {
-        let error = match self {
-            Socket::Tcp(stream) => stream.take_error()?,
-            Socket::Unix(stream) => stream.take_error()?,
-        };
-        error.map_or(Ok(()), Err)
-    }
-
     /// Lets the close of the socket be a reset, where the protocol has one.
     pub(crate) fn reset(&self) {
         if let Socket::Tcp(stream) = self {
