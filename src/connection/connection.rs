@@ -19,7 +19,7 @@ use super::transport::{Flushed, Got, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
 use crate::server::listener::{Handshake, TcpListener, TcpSocket};
-use crate::server::parked::Signals;
+use crate::server::parked::{Key, Signals};
 use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
 use crate::session::{Outcome, Peer, Program, Relay, Security, Upstream, UpstreamStream, Work};
 use crate::tls::Acceptors;
@@ -49,8 +49,8 @@ pub(crate) struct Connection {
     readable: bool,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
     hangup: bool,
-    /// The turn brought bytes.
-    hot: bool,
+    /// What the last turn makes likely.
+    expects: Signals,
 }
 
 /// Where a connection goes after its turn.
@@ -102,7 +102,7 @@ impl Connection {
             outcome: None,
             readable: true,
             hangup: false,
-            hot: false,
+            expects: Signals::NONE,
         })
     }
 
@@ -116,9 +116,17 @@ impl Connection {
         self.outcome = Some(outcome);
     }
 
-    /// True when its last turn heard of the peer, so that more may come soon.
-    pub(crate) fn is_hot(&self) -> bool {
-        self.hot
+    /// What is likely to come soon: its last turn moved bytes, and this is where the answer comes from.
+    pub(crate) fn expects(&self) -> Signals {
+        self.expects
+    }
+
+    /// Registers a relay's upstream with the poll, before the connection rests for the first time.
+    pub(crate) fn watch_far(&mut self, core: &Core, key: Key) -> io::Result<()> {
+        let Some(relaying) = &mut self.relay else {
+            return Ok(());
+        };
+        core.register_far(key, |registry, token| relaying.register(registry, token))
     }
 
     /// Runs until the connection would wait for its peer, has used its share, or ends.
@@ -160,7 +168,7 @@ impl Connection {
 
     fn run(&mut self, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> After {
         let now = Instant::now();
-        self.hot = false;
+        self.expects = Signals::NONE;
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
         if signals.has(Signals::WOKEN) {
@@ -227,7 +235,7 @@ impl Connection {
                 .read(&mut self.stream, &mut self.driver.input)
             {
                 Ok(Got::Bytes { more }) => {
-                    self.hot = true;
+                    self.expects = Signals::READABLE;
                     self.readable = more || self.hangup;
                     self.tell(now, core, Driver::take_input);
                 }
@@ -282,7 +290,7 @@ impl Connection {
                 else {
                     return Some(After::Abort);
                 };
-                self.begin_relay(relay, now)
+                self.begin_relay(*relay, now)
             }
             Wait::Exec(_) => {
                 let Wait::Exec(Some(program)) =
@@ -447,8 +455,7 @@ impl Connection {
             stream,
             transport,
             driver,
-            slot,
-            hot,
+            expects,
             ..
         } = self;
         let relaying = relay.as_mut()?;
@@ -459,20 +466,14 @@ impl Connection {
             output: &mut driver.output,
         };
         let progress = relaying.run(now, &mut client, scratch, &mut moved);
+        *expects = relaying.expects();
         if moved > 0 {
-            *hot = true;
             driver.restart_idle(now);
         }
         match progress {
             Ok(Progress::Wait(wants, until)) => {
                 if driver.is_idle(now) {
                     return Some(After::Abort);
-                }
-                let key = slot.get_or_insert_with(|| core.reserve()).key();
-                let registered =
-                    core.register_far(key, |registry, token| relaying.register(registry, token));
-                if let Err(error) = registered {
-                    return Some(self.broken(&error));
                 }
                 let deadline = driver.deadline();
                 let until = until.map_or(deadline, |until| until.min(deadline));

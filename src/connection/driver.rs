@@ -24,8 +24,9 @@ pub(crate) enum Wait {
     Drain,
     StartTls,
     Work(Option<Work>),
-    Relay(Option<Relay>),
-    Exec(Option<Program>),
+    // Boxed, since every idle connection holds one of these.
+    Relay(Option<Box<Relay>>),
+    Exec(Option<Box<Program>>),
     Close,
     Abort,
 }
@@ -275,8 +276,8 @@ impl Driver {
             Next::Drain => Wait::Drain,
             Next::StartTls => Wait::StartTls,
             Next::Work(work) => Wait::Work(Some(work)),
-            Next::Relay(relay) => Wait::Relay(Some(relay)),
-            Next::Exec(program) => Wait::Exec(Some(program)),
+            Next::Relay(relay) => Wait::Relay(Some(Box::new(relay))),
+            Next::Exec(program) => Wait::Exec(Some(Box::new(program))),
             Next::Close => Wait::Close,
             Next::Abort => Wait::Abort,
         };

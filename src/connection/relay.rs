@@ -46,6 +46,8 @@ pub(super) struct Relaying {
     cut: Option<io::Error>,
     /// Some of that may not have reached the client yet, which a reset would destroy.
     owing: bool,
+    /// Where the last turn makes bytes likely.
+    expects: Signals,
     /// Set when the upstream finished: until when the client must follow.
     farewell: Option<Instant>,
 }
@@ -139,6 +141,8 @@ impl Relaying {
         to_upstream.write(&relay.ahead);
         to_upstream.write(pending);
         pending.clear();
+        // What a new upstream has to say, the poll tells.
+        let readable = matches!(relay.upstream, Upstream::Connected(_));
         let (upstream, dial) = match relay.upstream {
             Upstream::Connected(stream) => (Some(Socket::adopt(stream)?), None),
             Upstream::Dial(dial) => (None, Some(dial)),
@@ -155,10 +159,14 @@ impl Relaying {
                 hangup,
                 ..Side::default()
             },
-            far: Side::default(),
+            far: Side {
+                readable,
+                ..Side::default()
+            },
             refused: false,
             cut: None,
             owing: false,
+            expects: Signals::NONE,
             farewell: None,
         })
     }
@@ -196,6 +204,7 @@ impl Relaying {
         // Zeroed once for all turns of a worker.
         scratch.buffer.resize(BUFFER, 0);
         let (mut up, mut down) = (0, 0);
+        let told = self.far.told;
         if !self.refused {
             match self.upstream_ward(client, scratch, &mut up) {
                 Ok(()) => {}
@@ -220,6 +229,13 @@ impl Relaying {
         self.upstream_piped.give_back(&mut scratch.pipes);
         self.client_piped.give_back(&mut scratch.pipes);
         *moved = up + down;
+        self.expects = Signals::NONE;
+        if up > 0 || self.far.told != told {
+            self.expects = Signals::FAR_READABLE;
+        }
+        if down > 0 {
+            self.expects = self.expects.and(Signals::READABLE);
+        }
         let owing = self.is_client_blocked(client);
         self.owing |= owing;
         if self.far.ended && !owing {
@@ -250,6 +266,11 @@ impl Relaying {
         if let Some(upstream) = &self.upstream {
             upstream.reset();
         }
+    }
+
+    /// Where the last turn makes bytes likely: one side's answer to the other's.
+    pub(super) fn expects(&self) -> Signals {
+        self.expects
     }
 
     /// True when the client sends no more.

@@ -245,7 +245,7 @@ impl Gate {
             socket,
             slot,
         } = newcomer;
-        let Ok(local) = sockets::local_address(&stream) else {
+        let Ok(local) = sockets::local_address(&stream, &socket.plan) else {
             return;
         };
         let listener = &socket.listener;

@@ -177,6 +177,13 @@ impl<R> Parked<R> {
         slot.take()
     }
 
+    /// Takes what has happened to a resident that is away.
+    pub(crate) fn collect(&self, key: Key) -> Signals {
+        let mut table = self.table.lock();
+        let slot = table.slot(key);
+        slot.map_or(Signals::NONE, |slot| std::mem::take(&mut slot.signals))
+    }
+
     /// The next resident whose deadline has passed.
     pub(crate) fn due(&self, now: Instant) -> Option<(R, Signals)> {
         let mut table = self.table.lock();

@@ -68,8 +68,15 @@ pub(crate) fn bind_udp(listener: &Arc<str>, plan: &SocketPlan) -> Result<BoundUd
 }
 
 /// The address that a TCP peer connected to, an IPv4-mapped one as IPv4.
-pub(crate) fn local_address(stream: &mio::net::TcpStream) -> io::Result<SocketAddr> {
-    Ok(canonical(stream.local_addr()?))
+pub(crate) fn local_address(
+    stream: &mio::net::TcpStream,
+    plan: &SocketPlan,
+) -> io::Result<SocketAddr> {
+    match plan.address {
+        // Known without asking the kernel.
+        Some(address) if plan.port > 0 => Ok(SocketAddr::new(address, plan.port)),
+        _ => Ok(canonical(stream.local_addr()?)),
+    }
 }
 
 /// An IPv4-mapped address as IPv4.

@@ -233,6 +233,10 @@ impl Core {
         let Some(key) = self.ensure_slot(stream, slot) else {
             return;
         };
+        if let Err(error) = connection.watch_far(self, key) {
+            log::error!("cannot watch one more upstream: {error}");
+            return;
+        }
         self.rest(
             key,
             Resident::Connection(connection, listener),
@@ -527,11 +531,16 @@ fn exchange_turn(
 
 fn turn(
     core: &Arc<Core>,
-    connection: Box<Connection>,
+    mut connection: Box<Connection>,
     listener: Arc<TcpListener>,
     signals: Signals,
     scratch: &mut Scratch,
 ) {
+    // What came while it waited in the queue is this turn's business, too.
+    let signals = match connection.parts().1 {
+        Some(slot) => signals.and(core.parked.collect(slot.key)),
+        None => signals,
+    };
     // A panic unwinds through the connection: its slot is free and its socket closed by the time we see it.
     let Ok(fate) = catch_unwind(AssertUnwindSafe(|| connection.turn(signals, scratch, core)))
     else {
@@ -542,8 +551,11 @@ fn turn(
     };
     match fate {
         // By the time its turn comes the peer has likely answered, and neither poll nor parking is needed.
-        Fate::Park(connection, _, _) if connection.is_hot() && core.queue.len() >= HOT => {
-            core.enqueue(Resident::Connection(connection, listener), HOT_SIGNALS);
+        Fate::Park(connection, _, _)
+            if connection.expects() != Signals::NONE && core.queue.len() >= HOT =>
+        {
+            let expects = connection.expects();
+            core.enqueue(Resident::Connection(connection, listener), expects);
         }
         Fate::Park(connection, wants, deadline) => {
             core.park(connection, listener, wants, Some(deadline))
@@ -560,8 +572,6 @@ fn turn(
 /// How many turns must be waiting for a connection that has just heard of its peer to queue up once more
 /// instead of being parked.
 const HOT: usize = 4;
-/// What it looks for then.
-const HOT_SIGNALS: Signals = Signals::READABLE.and(Signals::FAR_READABLE);
 
 fn linger(core: &Arc<Core>, lingering: Lingering, signals: Signals, scratch: &mut Scratch) {
     if let Some((lingering, wants, until)) = lingering.turn(signals, scratch) {

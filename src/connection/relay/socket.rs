@@ -62,16 +62,19 @@ impl Socket {
 
     /// Whether a connect under way has succeeded.
     pub(crate) fn connected(&self) -> io::Result<bool> {
-        let (error, peer) = match self {
-            Socket::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
-            Socket::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
+        let peer = match self {
+            Socket::Tcp(stream) => stream.peer_addr().map(|_| ()),
+            Socket::Unix(stream) => stream.peer_addr().map(|_| ()),
         };
-        if let Some(error) = error {
-            return Err(error);
-        }
         match peer {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                let error = match self {
+                    Socket::Tcp(stream) => stream.take_error()?,
+                    Socket::Unix(stream) => stream.take_error()?,
+                };
+                error.map_or(Ok(false), Err)
+            }
             Err(error) => Err(error),
         }
     }
