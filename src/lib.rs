@@ -24,6 +24,7 @@ mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod mail;
 pub mod modules;
 pub mod server;
 pub mod session;

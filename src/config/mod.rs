@@ -3,7 +3,7 @@
 //! configuration files.
 
 mod check;
-mod domains;
+pub(crate) mod domains;
 pub(crate) mod edit;
 pub mod field;
 pub mod plan;

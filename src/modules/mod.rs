@@ -6,8 +6,10 @@ mod discard;
 mod echo;
 mod exec;
 pub(crate) mod forward;
+mod pop;
 mod proxy;
 pub(crate) mod radius;
+mod smtp;
 pub(crate) mod snmp;
 pub(crate) mod tftp;
 
@@ -53,8 +55,10 @@ pub const TABLE: &[ModuleEntry] = &[
     echo::ENTRY,
     exec::ENTRY,
     forward::ENTRY,
+    pop::ENTRY,
     proxy::ENTRY,
     radius::ENTRY,
+    smtp::ENTRY,
     snmp::ENTRY,
     tftp::ENTRY,
 ];
@@ -100,6 +104,21 @@ impl<'a> Settings<'a, '_> {
         self.text.map(field, self.errors, make)
     }
 
+    /// A key's value that borrows from the file; `None` when it is absent or wrong.
+    pub(crate) fn piece<T: Deserialize<'a>>(&mut self, field: Field<'a, T>) -> Option<T> {
+        self.text.read(field.raw()?, self.errors)
+    }
+
+    /// Another server, as in `"host:port"`.
+    pub(crate) fn upstream(&mut self, field: Field<'a, String>) -> Option<Place> {
+        self.map(field, |place: String| place.parse())
+    }
+
+    /// An error at a key's value.
+    pub(crate) fn complain_at<T>(&mut self, field: Field<'a, T>, message: &str) {
+        self.text.complain(field, self.errors, message);
+    }
+
     /// An error at the settings as a whole.
     pub(crate) fn complain(&mut self, message: &str) {
         let offset = self.text.offset(self.settings);
@@ -115,11 +134,6 @@ impl<'a> Settings<'a, '_> {
     /// A row's own keys.
     pub(crate) fn row<T: Deserialize<'a>>(&mut self, field: Field<'a, T>) -> Option<T> {
         self.text.read(field.raw()?, self.errors)
-    }
-
-    /// An error at a key's value.
-    pub(crate) fn complain_at<T>(&mut self, field: Field<'a, T>, message: &str) {
-        self.text.complain(field, self.errors, message);
     }
 
     /// A remark at a key's value that is no error.
