@@ -240,7 +240,7 @@ impl Run {
             Wait::StartTls => "starttls",
             Wait::Relay(_) => "relay",
             Wait::Exec(_) => "exec",
-            Wait::Read | Wait::Drain | Wait::Work(_) => "an open session",
+            Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) => "an open session",
         };
         if is == what {
             Ok(())

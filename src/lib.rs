@@ -13,15 +13,18 @@
 //! A program that brings its own protocol implements [`session::Module`], puts it into a
 //! [`config::plan::Plan`] and runs a [`server::Server`].
 
+pub mod accounts;
 pub mod admission;
 pub mod cli;
 pub mod config;
 mod connection;
 pub mod control;
 pub mod dialogue;
+mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod mail;
 pub mod modules;
 pub mod server;
 pub mod session;

@@ -8,6 +8,7 @@ macro_rules! say {
     };
 }
 
+mod account;
 mod ask;
 mod check;
 mod explain;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, plan::Plan};
+use crate::control::Link;
 
 /// Yes, or done.
 pub const DONE: u8 = 0;
@@ -45,6 +47,8 @@ enum Command {
     Check(Common),
     /// Tell why an address is admitted or refused: each rung and the list line that decides
     Explain(explain::Options),
+    /// Set accounts: passwords, secrets, the right to administer
+    Account(account::Options),
     /// Tell what the running daemon is doing
     Status(status::Options),
     /// List the open connections
@@ -78,7 +82,12 @@ impl Common {
 
     /// The configuration; what is wrong with it goes to standard error.
     fn load(&self) -> Result<Plan, ExitCode> {
-        config::load(&self.file()).map_err(|errors| {
+        self.load_for(&Link::default())
+    }
+
+    /// The same; its modules get the link.
+    fn load_for(&self, link: &Link) -> Result<Plan, ExitCode> {
+        config::load_for(&self.file(), link).map_err(|errors| {
             for error in errors {
                 eprintln!("{error}");
             }
@@ -103,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Run(common) => run::run(&common),
         Command::Check(common) => check::check(&common),
         Command::Explain(options) => explain::explain(&options),
+        Command::Account(options) => account::account(&options),
         Command::Status(options) => status::status(&options),
         Command::Connections(options) => live::connections(&options),
         Command::Disconnect(options) => live::disconnect(&options),

@@ -11,9 +11,11 @@ use super::field::{Field, Text};
 use super::plan::{AutoBan, ListenerPlan, Network, Plan, Protocol, TcpPlan, UdpPlan};
 use super::raw;
 use super::sockets::{self, Claim};
+use crate::accounts::{self, Accounts};
 use crate::admission::address_list::AddressList;
 use crate::admission::failures::MOST;
 use crate::admission::limits::LimitSettings;
+use crate::admission::rates::{Rate, RateSettings};
 use crate::control::Link;
 use crate::modules::{self, Settings};
 use crate::tls::Domains;
@@ -50,7 +52,7 @@ pub(super) fn plan(
         errors,
         &mut notices,
     );
-    unbuilt(text, server.accounts, errors, "accounts are");
+    let accounts = accounts(text, server.accounts, errors, &mut notices);
     let state_dir = base.join(state_dir);
     let mut checked = Vec::new();
     let mut claims = Vec::new();
@@ -58,8 +60,10 @@ pub(super) fn plan(
         let mut listener = Check {
             text,
             state_dir: &state_dir,
+            ipv6_prefix: network.ipv6_prefix,
             link,
             domains: &domains,
+            accounts: &accounts,
             errors,
             notices: &mut notices,
             claims: &mut claims,
@@ -67,6 +71,12 @@ pub(super) fn plan(
         checked.extend(listener.listener());
     }
     sockets::conflicts(&claims, errors);
+    // Whoever else holds them is a module that asks for passwords.
+    if accounts.is_empty() && Arc::strong_count(&accounts) > 1 {
+        let message = "there are no accounts yet: `portreeve account set NAME` makes one";
+        let offset = server.accounts.raw().map_or(0, |raw| text.offset(raw));
+        notices.push(text.error(offset, message.to_owned()).to_string());
+    }
     Some(Plan {
         file: text.file.to_path_buf(),
         link: link.clone(),
@@ -81,10 +91,42 @@ pub(super) fn plan(
     })
 }
 
-fn unbuilt<'a, T>(text: Text<'a>, field: Field<'a, T>, errors: &mut Vec<ConfigError>, what: &str) {
-    if field.is_set() {
-        text.complain(field, errors, format!("{what} not part of this build yet"));
+/// Reads `accounts`, `accounts.ron` beside the server's file unless it says otherwise.
+fn accounts<'a>(
+    text: Text<'a>,
+    field: Field<'a, String>,
+    errors: &mut Vec<ConfigError>,
+    notices: &mut Vec<String>,
+) -> Arc<Accounts> {
+    let Some(file) = accounts_file(text, field, errors) else {
+        return Arc::default();
+    };
+    if accounts::is_open_to_others(&file) {
+        let message = format!("{}: others can read it; chmod 600 it", file.display());
+        let offset = field.raw().map_or(0, |raw| text.offset(raw));
+        notices.push(text.error(offset, message).to_string());
     }
+    Accounts::read(&file).unwrap_or_else(|bad| {
+        errors.extend(bad);
+        Arc::default()
+    })
+}
+
+/// The file of the accounts.
+pub(super) fn accounts_file<'a>(
+    text: Text<'a>,
+    field: Field<'a, String>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<PathBuf> {
+    if field.is_set() {
+        return text.path(field, errors);
+    }
+    Some(
+        text.file
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join("accounts.ron"),
+    )
 }
 
 fn network<'a>(
@@ -183,8 +225,10 @@ pub(crate) fn duration<'a>(
 pub(super) struct Check<'a, 'e> {
     pub(super) text: Text<'a>,
     pub(super) state_dir: &'e Path,
+    pub(super) ipv6_prefix: u8,
     pub(super) link: &'e Link,
     pub(super) domains: &'e Domains,
+    pub(super) accounts: &'e Arc<Accounts>,
     pub(super) errors: &'e mut Vec<ConfigError>,
     pub(super) notices: &'e mut Vec<String>,
     pub(super) claims: &'e mut Vec<Claim>,
@@ -313,6 +357,9 @@ impl<'a> Check<'a, '_> {
                 self.text.complain(field, self.errors, message);
             }
         }
+        let others = self.rate(udp.rate_per_address);
+        let clients = self.rate(udp.rate_per_client).or(others);
+        let rates = RateSettings { others, clients };
         let (name, entry, settings) = self.module(udp.module);
         let Some((entry, settings)) = entry.zip(settings) else {
             return (name, None);
@@ -323,7 +370,32 @@ impl<'a> Check<'a, '_> {
             return (name, None);
         };
         let module = build(&mut self.settings(settings));
-        (name, module.map(|module| Protocol::Udp(UdpPlan { module })))
+        (
+            name,
+            module.map(|module| Protocol::Udp(UdpPlan { module, rates })),
+        )
+    }
+
+    /// A rate; one datagram in a nanosecond is the highest that can be counted.
+    fn rate(&mut self, field: Field<'a, raw::Rate<'a>>) -> Option<Rate> {
+        let text = self.text;
+        let raw: raw::Rate<'a> = text.read(field.raw()?, self.errors)?;
+        let positive = |count: u32| match count {
+            1..=1_000_000_000 => Ok(count),
+            _ => Err(format!("expected 1 to 1000000000 datagrams, found {count}")),
+        };
+        if !raw.packets.is_set() {
+            let message = "expected a rate: (packets: 100, per: \"1s\", burst: 200)";
+            text.complain(field, self.errors, message);
+        }
+        let packets = text.map(raw.packets, self.errors, positive);
+        let burst = text.map(raw.burst, self.errors, positive);
+        let per = duration(text, raw.per, self.errors);
+        Some(Rate {
+            packets: packets?,
+            per: per.unwrap_or(Duration::from_secs(1)),
+            burst: burst.or(packets)?,
+        })
     }
 
     /// The module's name, its entry in the table, and the text of its settings.
@@ -360,8 +432,11 @@ impl<'a> Check<'a, '_> {
             text: self.text,
             settings,
             state_dir: self.state_dir,
+            ipv6_prefix: self.ipv6_prefix,
             link: self.link,
+            accounts: self.accounts,
             errors: self.errors,
+            notices: self.notices,
         }
     }
 

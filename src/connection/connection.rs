@@ -294,6 +294,7 @@ impl Connection {
             Wait::Abort => return Some(After::Abort),
             Wait::Work(work) => return Some(work.take().map_or(After::Abort, After::Work)),
             Wait::Read
+            | Wait::Pause
             | Wait::Drain
             | Wait::StartTls
             | Wait::Relay(_)
@@ -338,7 +339,7 @@ impl Connection {
                 ));
                 Some(After::Abort)
             }
-            Wait::Read | Wait::Drain | Wait::Work(_) | Wait::Abort => None,
+            Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) | Wait::Abort => None,
         }
     }
 

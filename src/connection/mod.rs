@@ -5,7 +5,7 @@ pub(crate) mod driver;
 pub(crate) mod fuzzing;
 mod program;
 pub(crate) mod proxy_header;
-mod relay;
+pub(crate) mod relay;
 pub(crate) mod secure;
 pub(crate) mod transport;
 

@@ -5,7 +5,7 @@
 //! to the worker, so a relay at rest holds none. Bulk between two clear sockets goes through a pipe instead.
 
 mod pipe;
-mod socket;
+pub(crate) mod socket;
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};

@@ -17,11 +17,19 @@
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
+//! | `radius.rs` | access and accounting with radclient and pyrad |
+//! | `snmp.rs` | net-snmp's tools in every version, and the MIB before smilint and snmptranslate |
+//! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
+//! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
+//! | `smtp.rs` | mail in, from curl, swaks, smtplib and smtp-source; what is on disk after kill -9 |
+//! | `pop.rs` | mail out, to curl, poplib and mpop |
+//! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
 //! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
 //! | `connections.rs` | who is connected, and how a person ends it |
 //! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
+//! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `load.rs` | the load generator of the benchmarks, where the feature `load` builds it |
 //! | `demo.rs` | the configuration that is shipped |
@@ -31,6 +39,7 @@
     reason = "a test that cannot go on says where by panicking"
 )]
 
+mod account;
 mod bans;
 mod churn;
 mod cli;
@@ -47,10 +56,17 @@ mod ladder;
 mod live_sockets;
 #[cfg(feature = "load")]
 mod load;
+mod mail_gates;
 mod modules;
+mod pop;
 mod proxy;
 mod proxy_from;
+mod radius;
 mod reload;
 mod signals;
+mod smtp;
+mod snmp;
 mod sockets;
+mod tftp;
 mod tls;
+mod weather;
