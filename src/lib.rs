@@ -19,6 +19,7 @@ pub mod config;
 mod connection;
 pub mod control;
 pub mod dialogue;
+mod http;
 pub mod modules;
 pub mod server;
 pub mod session;

@@ -24,7 +24,7 @@ use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
 use crate::session::{Outcome, Peer, Program, Relay, Security, Upstream, UpstreamStream, Work};
 use crate::tls::Acceptors;
 
-/// Reads in one turn before a busy connection goes to the back of the queue.
+/// Reads, and again pieces of a long answer, in one turn before a busy connection goes to the back of the queue.
 const READS_A_TURN: u32 = 16;
 
 /// An admitted connection. Moves by value: it is in the queue, in a worker, or parked.
@@ -168,7 +168,7 @@ impl Connection {
         {
             return self.broken(&error);
         }
-        let mut reads = 0;
+        let (mut reads, mut drains) = (0, 0);
         loop {
             if self.program.is_some() && self.relay.is_none() {
                 return self.attend(signals, core);
@@ -195,7 +195,15 @@ impl Connection {
                 return after;
             }
             let handed_on = self.relay.is_some() || self.program.is_some();
-            if handed_on || matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
+            if handed_on || matches!(self.driver.wait, Wait::StartTls) {
+                continue;
+            }
+            if matches!(self.driver.wait, Wait::Drain) {
+                // A reader as fast as we are would keep the worker for the whole of a long answer.
+                if drains == READS_A_TURN {
+                    return After::Yield;
+                }
+                drains += 1;
                 continue;
             }
             if !self.driver.may_read() || !self.readable {

@@ -5,6 +5,7 @@ mod daytime;
 mod discard;
 mod echo;
 mod exec;
+mod http;
 mod proxy;
 
 use std::path::Path;
@@ -44,6 +45,7 @@ pub const TABLE: &[ModuleEntry] = &[
     discard::ENTRY,
     echo::ENTRY,
     exec::ENTRY,
+    http::ENTRY,
     proxy::ENTRY,
 ];
 

@@ -15,6 +15,7 @@
 //! | `tls.rs` | handshakes with openssl and gnutls, domains, client certificates, bad and silent openings |
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
+//! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
@@ -33,6 +34,7 @@ mod descriptors;
 mod exec;
 mod foreign;
 mod harness;
+mod http;
 mod idle;
 mod ladder;
 mod modules;

@@ -1,0 +1,84 @@
+#![forbid(unsafe_code)]
+//! HTTP/1.1 (RFC 9110, RFC 9112): one parser and one writer for every module that speaks it. No socket.
+//!
+//! A [`Service`] answers requests; a [`Connection`] is the session that reads heads and bodies for it,
+//! keeps the deadlines and limits, and writes its [`Response`]s in order.
+
+pub(crate) mod access_log;
+pub(crate) mod conditional;
+mod connection;
+pub(crate) mod encoding;
+pub(crate) mod files;
+pub(crate) mod framing;
+pub(crate) mod head;
+pub(crate) mod page;
+pub(crate) mod range;
+pub(crate) mod response;
+
+use std::time::{Duration, SystemTime};
+
+use crate::session::{Lane, Peer};
+
+pub(crate) use connection::Connection;
+pub(crate) use head::Request;
+pub(crate) use response::Response;
+
+/// What a connection may ask of us.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// From the first byte of a head to its last.
+    pub(crate) head_timeout: Duration,
+    /// From the end of a head to the end of its body.
+    pub(crate) body_timeout: Duration,
+    /// The longest body, in bytes.
+    pub(crate) max_body: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            max_body: 1 << 20,
+        }
+    }
+}
+
+/// Where a request came from, and when.
+pub(crate) struct Around<'a> {
+    pub(crate) peer: &'a Peer,
+    pub(crate) wall: SystemTime,
+}
+
+/// How a request is answered.
+pub(crate) enum Answer {
+    /// At once.
+    Now(Response),
+    /// By work that blocks.
+    Later(Lane, Box<dyn FnOnce() -> Response + Send>),
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Answer::Now(response)
+    }
+}
+
+/// Answers requests. One value serves all connections of a listener.
+pub(crate) trait Service: Send + Sync + 'static {
+    fn limits(&self) -> &Limits;
+
+    /// Looks at a head whose body has not been read; an answer here is given without reading it, and ends
+    /// the connection.
+    fn refuse(&self, _request: &Request<'_, '_>, _around: &Around<'_>) -> Option<Response> {
+        None
+    }
+
+    /// Answers a request whose body, if any, is complete.
+    fn answer(&self, request: &Request<'_, '_>, body: &[u8], around: &Around<'_>) -> Answer;
+
+    /// Where finished requests are noted.
+    fn access_log(&self) -> Option<&std::sync::Arc<access_log::AccessLog>> {
+        None
+    }
+}

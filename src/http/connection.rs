@@ -1,0 +1,342 @@
+#![forbid(unsafe_code)]
+//! The session of a connection that speaks HTTP/1.1: heads, bodies, answers in order, deadlines.
+
+use std::sync::Arc;
+
+use super::access_log::Line;
+use super::framing::Decoder;
+use super::head::{Bad, Request, Scan, room};
+use super::response::{Body, Parts, Source};
+use super::{Answer, Around, Response, Service};
+use crate::session::{Abuse, Context, Event, Input, Next, Session, Work};
+
+/// So much of a file is handed over at a time. A reader that does not take it within the idle timeout (at 60
+/// seconds some 4 KiB/s) is cut off.
+const PIECE: u64 = 256 * 1024;
+
+/// One connection.
+pub(crate) struct Connection<S> {
+    service: Arc<S>,
+    stage: Stage,
+    scan: Scan,
+    /// The deadline of a head is running.
+    timed: bool,
+    /// Nothing is answered any more once the current answer is written.
+    closing: bool,
+}
+
+enum Stage {
+    /// Waits for a head, or for the rest of one.
+    Head,
+    /// Waits for the rest of a body.
+    Body(Box<Receiving>),
+    /// The answer is being worked out.
+    Working(Box<Reply>),
+    /// The answer is written piece by piece.
+    Sending(Box<Sending>),
+}
+
+/// A request whose body is not complete.
+struct Receiving {
+    /// Its head, parsed anew when the body is there.
+    head: Vec<u8>,
+    body: Vec<u8>,
+    decoder: Decoder,
+    /// The client waits for 100.
+    to_continue: bool,
+}
+
+/// How an answer is to be written.
+struct Reply {
+    is_head: bool,
+    minor: u8,
+    keep_alive: bool,
+    line: Option<Line>,
+}
+
+struct Sending {
+    parts: Parts,
+    line: Option<Line>,
+}
+
+/// What came of looking at the input.
+enum Step {
+    /// It needs more bytes.
+    More,
+    /// A request was dealt with, there may be another.
+    Again,
+    Then(Next),
+}
+
+impl<S: Service> Connection<S> {
+    pub(crate) fn new(service: Arc<S>) -> Self {
+        Connection {
+            service,
+            stage: Stage::Head,
+            scan: Scan::default(),
+            timed: false,
+            closing: false,
+        }
+    }
+
+    fn input(&mut self, input: &mut Input, cx: &mut Context<'_>) -> Next {
+        loop {
+            let step = match self.stage {
+                Stage::Head => self.head(input, cx),
+                Stage::Body(_) => self.body(input, cx),
+                Stage::Working(_) | Stage::Sending(_) => Ok(Step::More),
+            };
+            match step {
+                Ok(Step::More) => return Next::Read,
+                Ok(Step::Again) if cx.output().is_high() => return Next::Drain,
+                Ok(Step::Again) => {}
+                Ok(Step::Then(next)) => return next,
+                Err(bad) => return self.bad(bad, cx),
+            }
+        }
+    }
+
+    fn head(&mut self, input: &mut Input, cx: &mut Context<'_>) -> Result<Step, Bad> {
+        if self.scan.is_new() {
+            while input.starts_with(b"\r\n") {
+                self.scan.empty_line()?;
+                input.consume(2);
+            }
+        }
+        let Some(end) = self.scan.find(input)? else {
+            if !self.timed && !input.is_empty() {
+                self.timed = true;
+                cx.set_alarm(Some(self.service.limits().head_timeout));
+            }
+            return Ok(Step::More);
+        };
+        if std::mem::take(&mut self.timed) {
+            cx.set_alarm(None);
+        }
+        let step = {
+            let mut room = room();
+            let request = Request::parse(&input[..end], &mut room)?;
+            self.request(&request, &input[..end], cx)?
+        };
+        input.consume(end);
+        Ok(step)
+    }
+
+    /// Deals with a head: with its body, if it has one, it is answered later.
+    fn request(
+        &mut self,
+        request: &Request<'_, '_>,
+        head: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<Step, Bad> {
+        let around = Around {
+            peer: cx.peer(),
+            wall: cx.wall(),
+        };
+        if let Some(refusal) = self.service.refuse(request, &around) {
+            let mut reply = self.reply(request, cx);
+            reply.keep_alive = false;
+            return Ok(self.respond(reply, refusal, cx));
+        }
+        let decoder = Decoder::new(request.framing, self.service.limits().max_body)?;
+        if decoder.is_done() {
+            return Ok(self.answer(request, &[], cx));
+        }
+        cx.set_alarm(Some(self.service.limits().body_timeout));
+        self.stage = Stage::Body(Box::new(Receiving {
+            head: head.to_vec(),
+            body: Vec::new(),
+            decoder,
+            to_continue: request.expects_continue,
+        }));
+        Ok(Step::Again)
+    }
+
+    fn body(&mut self, input: &mut Input, cx: &mut Context<'_>) -> Result<Step, Bad> {
+        let Stage::Body(receiving) = &mut self.stage else {
+            return Ok(Step::More);
+        };
+        // RFC 9110, 10.1.1: not needed when the client did not wait.
+        if std::mem::take(&mut receiving.to_continue) && input.is_empty() {
+            cx.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let used = receiving.decoder.take(input, &mut receiving.body)?;
+        input.consume(used);
+        if !receiving.decoder.is_done() {
+            return Ok(Step::More);
+        }
+        cx.set_alarm(None);
+        if let Stage::Body(receiving) = std::mem::replace(&mut self.stage, Stage::Head) {
+            let mut room = room();
+            let request = Request::parse(&receiving.head, &mut room)?;
+            return Ok(self.answer(&request, &receiving.body, cx));
+        }
+        Ok(Step::Again)
+    }
+
+    fn reply(&self, request: &Request<'_, '_>, cx: &Context<'_>) -> Reply {
+        let line = self.service.access_log();
+        Reply {
+            is_head: request.is_head(),
+            minor: request.minor,
+            keep_alive: request.keep_alive && !self.closing,
+            line: line.map(|log| Line::new(log, Some(request), cx.peer(), cx.wall())),
+        }
+    }
+
+    fn answer(&mut self, request: &Request<'_, '_>, body: &[u8], cx: &mut Context<'_>) -> Step {
+        let reply = self.reply(request, cx);
+        let around = Around {
+            peer: cx.peer(),
+            wall: cx.wall(),
+        };
+        match self.service.answer(request, body, &around) {
+            Answer::Now(response) => self.respond(reply, response, cx),
+            Answer::Later(lane, work) => {
+                self.stage = Stage::Working(Box::new(reply));
+                Step::Then(Next::Work(Work::new(lane, work)))
+            }
+        }
+    }
+
+    /// Writes an answer, or its beginning.
+    fn respond(&mut self, mut reply: Reply, response: Response, cx: &mut Context<'_>) -> Step {
+        self.closing |= !reply.keep_alive;
+        let connection = match (self.closing, reply.minor) {
+            (true, _) => Some("close"),
+            (false, 0) => Some("keep-alive"),
+            (false, _) => None,
+        };
+        let wall = cx.wall();
+        response.write_head(cx.output(), wall, connection);
+        if let Some(line) = &mut reply.line {
+            line.answered(response.status, response.user.as_deref());
+        }
+        let bodiless = reply.is_head || response.status == 304;
+        let bytes = match &response.body {
+            _ if bodiless => &[][..],
+            Body::Bytes(bytes) => bytes,
+            Body::Stored(stored) => &stored.bytes,
+            Body::Parts(_) => &[][..],
+        };
+        cx.write(bytes);
+        if let Some(line) = &mut reply.line {
+            line.sent = bytes.len() as u64;
+        }
+        match response.body {
+            Body::Parts(parts) if !bodiless => {
+                self.stage = Stage::Sending(Box::new(Sending {
+                    parts,
+                    line: reply.line,
+                }));
+                Step::Then(self.send(cx))
+            }
+            _ if self.closing => Step::Then(Next::Close),
+            _ => Step::Again,
+        }
+    }
+
+    /// Goes on with the pieces of a file.
+    fn send(&mut self, cx: &mut Context<'_>) -> Next {
+        let Stage::Sending(sending) = &mut self.stage else {
+            return Next::Read;
+        };
+        while let Some(part) = sending.parts.parts.front_mut() {
+            let mut sent = part.ahead.len() as u64;
+            cx.write(&std::mem::take(&mut part.ahead));
+            let count = part.length.min(PIECE);
+            match &sending.parts.source {
+                Source::Stored(stored) => {
+                    let start = usize::try_from(part.offset).unwrap_or(usize::MAX);
+                    let end = start.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+                    cx.write(stored.bytes.get(start..end).unwrap_or_default());
+                }
+                Source::File(file) => match file.try_clone() {
+                    Ok(file) => cx.output().write_file(file, part.offset, count),
+                    // Out of descriptors in the middle of an answer: only the end of the connection says so.
+                    Err(_) => return Next::Abort,
+                },
+            }
+            part.offset += count;
+            part.length -= count;
+            sent += count;
+            if let Some(line) = &mut sending.line {
+                line.sent += sent;
+            }
+            if part.length == 0 {
+                sending.parts.parts.pop_front();
+            }
+            if cx.output().is_high() {
+                return Next::Drain;
+            }
+        }
+        self.stage = Stage::Head;
+        if self.closing {
+            Next::Close
+        } else {
+            Next::Drain
+        }
+    }
+
+    /// Says what is wrong and ends: where the next request would begin is not known.
+    fn bad(&mut self, bad: Bad, cx: &mut Context<'_>) -> Next {
+        if bad.status == 400 {
+            cx.report(Abuse::Protocol);
+        }
+        cx.set_alarm(None);
+        self.stage = Stage::Head;
+        let line = self.service.access_log();
+        let reply = Reply {
+            is_head: false,
+            minor: 1,
+            keep_alive: false,
+            line: line.map(|log| Line::new(log, None, cx.peer(), cx.wall())),
+        };
+        let mut why = format!("{}.", bad.why.trim_end_matches('.'));
+        if let Some(first) = why.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        self.respond(reply, Response::error(bad.status, &why), cx);
+        Next::Close
+    }
+}
+
+impl<S: Service> Session for Connection<S> {
+    fn handle(&mut self, event: Event<'_>, cx: &mut Context<'_>) -> Next {
+        match event {
+            Event::Open | Event::Woken => Next::Read,
+            Event::Input(input) => self.input(input, cx),
+            Event::Drained => match self.stage {
+                Stage::Sending(_) => self.send(cx),
+                _ => Next::Read,
+            },
+            Event::Done(outcome) => {
+                let Stage::Working(reply) = std::mem::replace(&mut self.stage, Stage::Head) else {
+                    return Next::Abort;
+                };
+                let response = outcome
+                    .take::<Response>()
+                    .unwrap_or_else(|| Response::error(500, "The server failed at this."));
+                match self.respond(*reply, response, cx) {
+                    Step::Then(next) => next,
+                    // What the client sent ahead meanwhile is looked at once this is written.
+                    Step::Again | Step::More => Next::Drain,
+                }
+            }
+            Event::Alarm => match self.stage {
+                Stage::Body(_) => self.bad(Bad::of(408, "the body took too long"), cx),
+                _ if self.timed => {
+                    self.bad(Bad::of(408, "the head of the request took too long"), cx)
+                }
+                _ => Next::Read,
+            },
+            Event::Shutdown => {
+                self.closing = true;
+                let idle = matches!(self.stage, Stage::Head) && cx.leftover().is_empty();
+                if idle { Next::Close } else { Next::Read }
+            }
+            // RFC 9112, 9.5: a connection may be closed between requests at any time.
+            _ => Next::Close,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+#![forbid(unsafe_code)]
+//! Http: a web server for static files (RFC 9110, 9112).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{ModuleEntry, Settings};
+use crate::config::field::Field;
+use crate::http::access_log::AccessLog;
+use crate::http::files::Files;
+use crate::http::framing::Framing;
+use crate::http::{Answer, Around, Connection, Limits, Request, Response, Service};
+use crate::session::{Class, Module, Peer, Session};
+
+pub(super) const ENTRY: ModuleEntry = ModuleEntry {
+    name: "Http",
+    about: "serves files over HTTP/1.1",
+    keys: &[
+        "root",
+        "index",
+        "listing",
+        "precompressed",
+        "clients_only",
+        "redirect_to_https",
+        "access_log",
+        "head_timeout",
+        "body_timeout",
+    ],
+    tcp: Some(|settings| Some(Arc::new(Http::configure(settings)?) as Arc<dyn Module>)),
+    udp: None,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys<'a> {
+    #[serde(borrow, default)]
+    root: Field<'a, String>,
+    #[serde(borrow, default)]
+    index: Field<'a, Vec<String>>,
+    #[serde(borrow, default)]
+    listing: Field<'a, bool>,
+    #[serde(borrow, default)]
+    precompressed: Field<'a, bool>,
+    #[serde(borrow, default)]
+    clients_only: Field<'a, bool>,
+    #[serde(borrow, default)]
+    redirect_to_https: Field<'a, ToHttps>,
+    #[serde(borrow, default)]
+    access_log: Field<'a, String>,
+    #[serde(borrow, default)]
+    head_timeout: Field<'a, String>,
+    #[serde(borrow, default)]
+    body_timeout: Field<'a, String>,
+}
+
+/// `true` is port 443.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum ToHttps {
+    Switch(bool),
+    Port(u16),
+}
+
+/// Serves a directory.
+struct Http {
+    service: Arc<Site>,
+}
+
+struct Site {
+    files: Files,
+    limits: Limits,
+    clients_only: bool,
+    /// The port that clear requests are sent to.
+    https: Option<u16>,
+    log: Option<Arc<AccessLog>>,
+}
+
+impl Http {
+    fn configure(settings: &mut Settings<'_, '_>) -> Option<Self> {
+        let keys: Keys<'_> = settings.read()?;
+        let beside = settings
+            .text
+            .file
+            .parent()
+            .unwrap_or(Path::new(""))
+            .to_owned();
+        let root = if keys.root.is_set() {
+            settings.map(keys.root, |root| directory(beside.join(root)))
+        } else {
+            directory(beside.join("www"))
+                .map_err(|message| {
+                    settings.complain(&format!("without a root it is \"www\"; {message}"))
+                })
+                .ok()
+        };
+        let index = settings.map(keys.index, |names| {
+            match names.iter().find(|name| !is_name(name)) {
+                Some(name) => Err(format!("expected names of files, found {name:?}")),
+                None => Ok(names),
+            }
+        });
+        let log = settings.map(keys.access_log, |path| log_file(beside.join(path)));
+        let https = settings.map(keys.redirect_to_https, |to| match to {
+            ToHttps::Switch(on) => Ok(on.then_some(443)),
+            ToHttps::Port(0) => Err("expected true or a port from 1 to 65535, found 0".to_owned()),
+            ToHttps::Port(port) => Ok(Some(port)),
+        });
+        let mut limits = Limits {
+            // Files need none; what comes with a GET is read and forgotten.
+            max_body: 64 * 1024,
+            ..Limits::default()
+        };
+        limits.head_timeout = settings
+            .duration(keys.head_timeout)
+            .unwrap_or(limits.head_timeout);
+        limits.body_timeout = settings
+            .duration(keys.body_timeout)
+            .unwrap_or(limits.body_timeout);
+        let clients_only = settings.get(keys.clients_only).unwrap_or(false);
+        let (listing, precompressed) =
+            (settings.get(keys.listing), settings.get(keys.precompressed));
+        let mut files = Files::new(root?);
+        files.index = index.unwrap_or(files.index);
+        files.listing = listing.unwrap_or(files.listing);
+        files.precompressed = precompressed.unwrap_or(files.precompressed);
+        Some(Http {
+            service: Arc::new(Site {
+                files,
+                limits,
+                clients_only,
+                https: https.flatten(),
+                log: log.map(|path| Arc::new(AccessLog::new(path))),
+            }),
+        })
+    }
+}
+
+fn directory(path: PathBuf) -> Result<PathBuf, String> {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(path),
+        Ok(_) => Err(format!("{} is not a directory", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// The file need not be there, but its directory must.
+fn log_file(path: PathBuf) -> Result<PathBuf, String> {
+    if path.is_dir() {
+        return Err(format!("{} is a directory", path.display()));
+    }
+    match path.parent() {
+        Some(parent) if parent.is_dir() => Ok(path),
+        _ => Err(format!("the directory of {} is not there", path.display())),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
+}
+
+impl Module for Http {
+    fn open(&self, _peer: &Peer) -> Box<dyn Session> {
+        Box::new(Connection::new(Arc::clone(&self.service)))
+    }
+
+    /// Between requests, and for a reader to take a piece of a file; nginx keeps alive for 75 seconds.
+    fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn client_speaks_first(&self) -> bool {
+        true
+    }
+
+    fn alpn(&self) -> Vec<Vec<u8>> {
+        vec![b"http/1.1".to_vec()]
+    }
+}
+
+/// Methods that are known (RFC 9110, 9; RFC 5789), and not for files.
+const OTHER_METHODS: [&str; 5] = ["POST", "PUT", "DELETE", "PATCH", "TRACE"];
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+impl Site {
+    fn method(request: &Request<'_, '_>) -> Option<Response> {
+        match request.method {
+            "GET" | "HEAD" | "OPTIONS" => None,
+            method if OTHER_METHODS.contains(&method) => {
+                Some(Response::error(405, "Files can only be read.").field("Allow", ALLOW))
+            }
+            _ => Some(Response::error(501, "The method is not known.")),
+        }
+    }
+
+    /// The same place over TLS, for what came in clear.
+    fn to_https(&self, request: &Request<'_, '_>, around: &Around<'_>) -> Option<Response> {
+        let port = self.https.filter(|_| !around.peer.is_secure())?;
+        let ours;
+        let host = match request.host {
+            // The name without its port; an IPv6 address has colons of its own, and brackets.
+            Some(host) => match host.rfind(':') {
+                Some(colon) if !host[colon..].contains(']') => &host[..colon],
+                _ => host,
+            },
+            None => {
+                ours = match around.peer.local.ip() {
+                    std::net::IpAddr::V4(address) => address.to_string(),
+                    std::net::IpAddr::V6(address) => format!("[{address}]"),
+                };
+                &ours
+            }
+        };
+        let port = if port == 443 {
+            String::new()
+        } else {
+            format!(":{port}")
+        };
+        let query = request
+            .query
+            .map_or(String::new(), |query| format!("?{query}"));
+        let status = if matches!(request.method, "GET" | "HEAD") {
+            301
+        } else {
+            308
+        };
+        Some(Response::redirect(
+            status,
+            &format!("https://{host}{port}{}{query}", request.path),
+        ))
+    }
+}
+
+impl Service for Site {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn refuse(&self, request: &Request<'_, '_>, around: &Around<'_>) -> Option<Response> {
+        if self.clients_only && around.peer.class != Class::Client {
+            return Some(Response::error(403, "This server is for its own users."));
+        }
+        if request.framing == Framing::None {
+            return None;
+        }
+        self.to_https(request, around)
+            .or_else(|| Self::method(request))
+    }
+
+    fn answer(&self, request: &Request<'_, '_>, _body: &[u8], around: &Around<'_>) -> Answer {
+        if let Some(response) = Self::method(request) {
+            return response.into();
+        }
+        if request.path == "*" {
+            return Response::new(204).field("Allow", ALLOW).into();
+        }
+        if let Some(response) = self.to_https(request, around) {
+            return response.into();
+        }
+        if request.method == "OPTIONS" {
+            return Response::new(204).field("Allow", ALLOW).into();
+        }
+        self.files.answer(request, around.wall).into()
+    }
+
+    fn access_log(&self) -> Option<&Arc<AccessLog>> {
+        self.log.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests;
