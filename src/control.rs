@@ -7,6 +7,8 @@
 //! daemon out of the same `state_dir`, and says whether a socket file that was left over is stale.
 //! One thread with its own poll serves it, apart from the daemon's poll loop.
 
+mod link;
+pub mod request;
 mod serve;
 
 use std::fmt;
@@ -23,24 +25,16 @@ use std::time::Duration;
 use mio::net::UnixListener;
 use serde::{Deserialize, Serialize};
 
-/// The longest request line, its end included.
-pub const MAX_REQUEST: usize = 64 * 1024;
+pub use link::Link;
+pub use request::{Fault, Request};
+
+/// The longest request line, its end included: room for an address list of 100,000 lines.
+pub const MAX_REQUEST: usize = 4 * 1024 * 1024;
 
 /// The time a caller has to send its request, and again to take the answer.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
-/// What the daemon can be asked. As JSON: `{"command":"status"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Request {
-    /// The answer is a [`Status`](crate::server::status::Status).
-    Status,
-    /// The answer is a text in the OpenMetrics format.
-    Metrics,
-}
-
-/// An answer. As JSON: `{"ok":VALUE}` or `{"error":"TEXT"}`.
+/// An answer. As JSON: `{"ok":VALUE}`, `{"error":"TEXT"}` or `{"invalid":[FAULT, ..]}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
@@ -48,6 +42,8 @@ pub enum Response {
     Ok(serde_json::Value),
     /// Not done, and why.
     Error(String),
+    /// Not done: what was asked for, or a file, is wrong at these places. Nothing has changed.
+    Invalid(Vec<Fault>),
 }
 
 impl Response {
@@ -58,7 +54,8 @@ impl Response {
     }
 }
 
-/// Carries out requests. Runs on the control thread: a slow command delays other callers, nobody else.
+/// Carries out requests: on the control thread, where a slow command delays other callers and nobody else,
+/// and on lanes for modules that hold a [`Link`].
 pub trait Commands: Send + Sync {
     /// Returns when the command is in effect.
     fn execute(&self, request: &Request) -> Response;

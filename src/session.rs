@@ -49,6 +49,13 @@ pub trait Module: Send + Sync {
     fn alpn(&self) -> Vec<Vec<u8>> {
         Vec::new()
     }
+
+    /// True where a reload that leaves the module's settings as they are keeps this value with all it
+    /// knows; false, the default, puts one in its place that has read its files anew. Sessions that are
+    /// open stay with the value they came from in any case.
+    fn keeps_state(&self) -> bool {
+        false
+    }
 }
 
 /// One connection's protocol state.

@@ -35,6 +35,7 @@ impl Commands for Handle {
         match request {
             Request::Status => Response::of(&self.status()),
             Request::Metrics => Response::of(&self.metrics()),
+            _ => Response::Error("not part of this build yet".to_owned()),
         }
     }
 }

@@ -108,6 +108,10 @@ fn ask(state_dir: &Path, request: &Request) -> Result<serde_json::Value, String>
     match serde_json::from_str(&line) {
         Ok(Response::Ok(value)) => Ok(value),
         Ok(Response::Error(message)) => Err(message),
+        Ok(Response::Invalid(faults)) => {
+            let lines: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+            Err(lines.join("\n"))
+        }
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
 }

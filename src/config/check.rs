@@ -13,6 +13,7 @@ use super::raw;
 use super::sockets::{self, Claim};
 use crate::admission::address_list::AddressList;
 use crate::admission::limits::LimitSettings;
+use crate::control::Link;
 use crate::modules::{self, Settings};
 use crate::tls::Domains;
 
@@ -20,6 +21,7 @@ use crate::tls::Domains;
 pub(super) fn plan(
     text: Text<'_>,
     listeners: Vec<Text<'_>>,
+    link: &Link,
     errors: &mut Vec<ConfigError>,
 ) -> Option<Plan> {
     let server: Option<raw::Server<'_>> = text.read(text.text, errors);
@@ -51,6 +53,7 @@ pub(super) fn plan(
         let mut listener = Check {
             text,
             state_dir: &state_dir,
+            link,
             domains: &domains,
             errors,
             notices: &mut notices,
@@ -60,6 +63,8 @@ pub(super) fn plan(
     }
     sockets::conflicts(&claims, errors);
     Some(Plan {
+        file: text.file.to_path_buf(),
+        link: link.clone(),
         workers: workers.unwrap_or(defaults.workers),
         state_dir,
         network: Arc::new(network),
@@ -141,6 +146,7 @@ pub(crate) fn duration<'a>(
 pub(super) struct Check<'a, 'e> {
     pub(super) text: Text<'a>,
     pub(super) state_dir: &'e Path,
+    pub(super) link: &'e Link,
     pub(super) domains: &'e Domains,
     pub(super) errors: &'e mut Vec<ConfigError>,
     pub(super) notices: &'e mut Vec<String>,
@@ -311,6 +317,7 @@ impl<'a> Check<'a, '_> {
             text: self.text,
             settings,
             state_dir: self.state_dir,
+            link: self.link,
             errors: self.errors,
         }
     }

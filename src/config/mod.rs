@@ -18,6 +18,8 @@ pub(crate) use check::duration;
 use field::Text;
 use plan::Plan;
 
+use crate::control::Link;
+
 /// Something wrong in a configuration. Displays as `FILE:LINE:COLUMN: message`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigError {
@@ -63,6 +65,11 @@ pub fn default_file() -> PathBuf {
 /// # Errors
 /// Everything that is wrong in any of the files.
 pub fn load(file: &Path) -> Result<Plan, Vec<ConfigError>> {
+    load_for(file, &Link::default())
+}
+
+/// The same for a server that is there already: its modules get a link to it.
+pub(crate) fn load_for(file: &Path, link: &Link) -> Result<Plan, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let mut texts = Vec::new();
     match listener_files(file) {
@@ -82,7 +89,7 @@ pub fn load(file: &Path) -> Result<Plan, Vec<ConfigError>> {
                 .iter()
                 .map(|(path, text)| Text::new(path, text))
                 .collect();
-            check::plan(Text::new(file, &text), listeners, &mut errors)
+            check::plan(Text::new(file, &text), listeners, link, &mut errors)
         }
         Err(error) => {
             errors.push(unreadable(file, &error));

@@ -10,12 +10,17 @@ use std::time::Duration;
 use crate::admission::address_list::AddressList;
 use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
+use crate::control::Link;
 use crate::session::{DatagramModule, Module};
 use crate::tls::{ClientAuthority, Domains};
 
 /// A whole configuration.
 #[derive(Debug)]
 pub struct Plan {
+    /// The file it was read from; empty for one built by a program, which cannot be reloaded.
+    pub file: PathBuf,
+    /// The way from the modules to the server; bound by [`Server::bind`](crate::server::Server::bind).
+    pub link: Link,
     /// Threads that run sessions.
     pub workers: usize,
     /// Where the daemon keeps what must survive it, and its control socket.
@@ -35,6 +40,8 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Plan {
+            file: PathBuf::new(),
+            link: Link::default(),
             workers: 64,
             state_dir: PathBuf::from("var"),
             network: Arc::new(Network::default()),

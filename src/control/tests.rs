@@ -13,8 +13,8 @@ struct Fake {
 impl Commands for Fake {
     fn execute(&self, request: &Request) -> Response {
         match request {
-            Request::Metrics => Response::of(&""),
             Request::Status => Response::Ok(format!("fine{}", "e".repeat(self.padding)).into()),
+            _ => Response::of(&""),
         }
     }
 }
@@ -103,7 +103,10 @@ fn a_request_without_an_end_is_refused_at_its_limit() {
     BufReader::new(stream)
         .read_line(&mut answer)
         .expect("an answer before more is sent");
-    assert!(answer.contains("at most 65536 bytes"), "{answer}");
+    assert!(
+        answer.contains(&format!("at most {MAX_REQUEST} bytes")),
+        "{answer}"
+    );
 }
 
 #[test]
@@ -183,4 +186,43 @@ fn dropping_joins_the_thread_and_removes_the_file() {
     drop(control);
     assert!(!socket_path(&state_dir).exists());
     ControlSocket::open(&state_dir).expect("free again");
+}
+
+/// Remembers that it was asked.
+struct Once;
+
+impl Commands for Once {
+    fn execute(&self, _request: &Request) -> Response {
+        Response::of(&"here")
+    }
+}
+
+#[test]
+fn a_link_leads_somewhere_from_its_binding_until_the_end_of_the_server() {
+    let (link, server) = (Link::default(), Arc::new(Once));
+    let early = link.clone();
+    assert!(matches!(early.execute(&Request::Bans), Response::Error(_)));
+    let commands: Arc<dyn Commands> = server;
+    link.bind(Arc::downgrade(&commands));
+    assert_eq!(early.execute(&Request::Bans), Response::of(&"here"));
+    drop(commands);
+    assert!(matches!(early.execute(&Request::Bans), Response::Error(_)));
+}
+
+#[test]
+fn rows_take_numbers_and_nothing_in_the_place_of_texts_and_refuse_unknown_keys() {
+    let text =
+        r#"{"command":"socket_add","listener":"x","row":{"port":25,"address":null,"tls":"On"}}"#;
+    let request: Request = serde_json::from_str(text).expect("a request");
+    let Request::SocketAdd { row, .. } = request else {
+        panic!("{request:?}")
+    };
+    assert_eq!((row.port.as_str(), row.address.as_str()), ("25", ""));
+    for bad in [
+        r#"{"command":"socket_add","listener":"x","row":{"port":25,"adress":""}}"#,
+        r#"{"command":"reload","dryrun":true}"#,
+        r#"{"command":"ban","address":"192.0.2.1","fur":"10m"}"#,
+    ] {
+        assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+    }
 }

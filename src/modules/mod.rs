@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
+use crate::control::Link;
 use crate::session::{DatagramModule, Module};
 use crate::upstream::Place;
 
@@ -55,6 +56,7 @@ pub struct Settings<'a, 'e> {
     /// What stands behind the module's name, with its parentheses; may be empty.
     pub(crate) settings: &'a str,
     pub(crate) state_dir: &'e Path,
+    pub(crate) link: &'e Link,
     pub(crate) errors: &'e mut Vec<ConfigError>,
 }
 
@@ -118,6 +120,12 @@ impl<'a> Settings<'a, '_> {
             .map(|row| self.text.map(row, self.errors, |place| place.parse()));
         // All of them first, so that each wrong one is reported.
         places.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    /// The way to the daemon that will run the module: it asks and changes what the command line can.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.link.clone()
     }
 
     /// Where the daemon keeps what must survive it.

@@ -67,6 +67,11 @@ impl Module for Proxy {
         })
     }
 
+    /// What is known of the upstreams' health and load.
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
     /// Long: what is relayed may be of the silent kind, such as IMAP's IDLE (RFC 2177 speaks of 29 minutes).
     fn idle_timeout(&self) -> Duration {
         Duration::from_secs(3600)

@@ -151,8 +151,11 @@ impl Drop for Batch {
 }
 
 impl UdpSockets {
-    /// Sends answers from the listener's sockets.
+    /// Sends answers from the listener's sockets and takes reports.
     pub(crate) fn send(&self, outbox: Outbox) {
+        for (address, abuse) in outbox.reports {
+            self.listener.report(address, abuse);
+        }
         let mut datagrams = outbox.datagrams.into_iter().peekable();
         while let Some((first, bytes)) = datagrams.next() {
             let mut together = vec![(first.remote, first.local, bytes)];

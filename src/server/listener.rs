@@ -169,6 +169,12 @@ pub(crate) struct UdpListener {
 }
 
 impl UdpListener {
+    /// Takes a module's report of a misdeed.
+    pub(crate) fn report(&self, address: IpAddr, abuse: Abuse) {
+        self.counters.abuse.fetch_add(1, Ordering::Relaxed);
+        self.log(Level::Debug, format_args!("{address}: {abuse:?}"));
+    }
+
     /// Logs one line in the listener's name, if its level lets it through.
     pub(crate) fn log(&self, level: Level, line: fmt::Arguments<'_>) {
         if level <= self.log_level {

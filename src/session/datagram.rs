@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Class, Lane};
+use super::{Abuse, Class, Lane};
 
 /// The way back to whoever sent a datagram: their address and the address they asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +54,12 @@ pub trait DatagramModule: Send + Sync {
 
     /// A time set with [`DatagramContext::set_alarm`] has come.
     fn alarm(&self, _key: u64, _cx: &mut DatagramContext<'_>) {}
+
+    /// True where a reload that leaves the module's settings as they are keeps this value with all it
+    /// knows (flows, registrations); false, the default, puts one in its place that has read its files anew.
+    fn keeps_state(&self) -> bool {
+        false
+    }
 }
 
 /// A conversation with one remote address from a port of its own: a TFTP transfer, a forwarded flow.
@@ -127,12 +133,24 @@ impl fmt::Debug for ExchangeHandle {
 #[derive(Debug, Default)]
 pub struct Outbox {
     pub(crate) datagrams: Vec<(Route, Vec<u8>)>,
+    pub(crate) reports: Vec<(IpAddr, Abuse)>,
 }
 
 impl Outbox {
     /// Sends `bytes` along `route`.
     pub fn send(&mut self, route: Route, bytes: &[u8]) {
         self.datagrams.push((route, bytes.to_vec()));
+    }
+
+    /// Reports a misdeed of whoever is at the other end of `route`, as [`DatagramContext::report`] does.
+    pub fn report(&mut self, route: Route, abuse: Abuse) {
+        self.reports.push((route.remote.ip(), abuse));
+    }
+
+    /// What would be reported, as tests of a module look at it.
+    #[must_use]
+    pub fn reported(&self) -> &[(IpAddr, Abuse)] {
+        &self.reports
     }
 
     /// What would be sent, as tests of a module look at it.
@@ -184,6 +202,15 @@ impl DatagramContext<'_> {
     /// Sends along a kept route.
     pub fn send(&mut self, route: Route, bytes: &[u8]) {
         self.outbox.send(route, bytes);
+    }
+
+    /// Reports a misdeed of the sender of the datagram being handled to the admission side, where it may
+    /// lead to a ban. A sender's address is easily forged: report only what a forger could not send (a
+    /// wrong password in answer to our challenge, say), or anybody can have anybody banned.
+    pub fn report(&mut self, abuse: Abuse) {
+        if let Some(route) = self.route {
+            self.outbox.report(route, abuse);
+        }
     }
 
     /// Calls [`DatagramModule::alarm`] with `key` after `delay`. Alarms are not taken back: a module
@@ -240,6 +267,11 @@ impl ExchangeContext<'_> {
     /// Sends from the listener's socket to whom the exchange was opened for.
     pub fn reply(&mut self, bytes: &[u8]) {
         self.outbox.send(self.route, bytes);
+    }
+
+    /// Reports a misdeed of whom the exchange was opened for, as [`DatagramContext::report`] does.
+    pub fn report(&mut self, abuse: Abuse) {
+        self.outbox.report(self.route, abuse);
     }
 
     /// [`ExchangeEvent::Alarm`] after `delay`; replaces an alarm set before. `None` takes it back.
