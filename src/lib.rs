@@ -13,12 +13,14 @@
 //! A program that brings its own protocol implements [`session::Module`], puts it into a
 //! [`config::plan::Plan`] and runs a [`server::Server`].
 
+pub mod accounts;
 pub mod admission;
 pub mod cli;
 pub mod config;
 mod connection;
 pub mod control;
 pub mod dialogue;
+mod files;
 mod http;
 pub mod modules;
 pub mod server;

@@ -8,6 +8,7 @@ macro_rules! say {
     };
 }
 
+mod account;
 mod check;
 mod explain;
 mod run;
@@ -43,6 +44,8 @@ enum Command {
     Check(Common),
     /// Tell why an address is admitted or refused: each rung and the list line that decides
     Explain(explain::Options),
+    /// Set accounts: passwords, secrets, the right to administer
+    Account(account::Options),
     /// Tell what the running daemon is doing
     Status(status::Options),
 }
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Run(common) => run::run(&common),
         Command::Check(common) => check::check(&common),
         Command::Explain(options) => explain::explain(&options),
+        Command::Account(options) => account::account(&options),
         Command::Status(options) => status::status(&options),
     };
     result.unwrap_or_else(|code| code)

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! From what the files say to what it means. Every error is collected.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::field::{Field, Text};
 use super::plan::{ListenerPlan, Network, Plan, Protocol, TcpPlan, UdpPlan};
 use super::raw;
 use super::sockets::{self, Claim};
+use crate::accounts::{self, Accounts};
 use crate::admission::address_list::AddressList;
 use crate::admission::limits::LimitSettings;
 use crate::control::Link;
@@ -45,7 +46,7 @@ pub(super) fn plan(
         errors,
         &mut notices,
     );
-    unbuilt(text, server.accounts, errors, "accounts are");
+    let accounts = accounts(text, server.accounts, errors, &mut notices);
     let state_dir = base.join(state_dir);
     let mut checked = Vec::new();
     let mut claims = Vec::new();
@@ -55,6 +56,7 @@ pub(super) fn plan(
             state_dir: &state_dir,
             link,
             domains: &domains,
+            accounts: &accounts,
             errors,
             notices: &mut notices,
             claims: &mut claims,
@@ -62,6 +64,12 @@ pub(super) fn plan(
         checked.extend(listener.listener());
     }
     sockets::conflicts(&claims, errors);
+    // Whoever else holds them is a module that asks for passwords.
+    if accounts.is_empty() && Arc::strong_count(&accounts) > 1 {
+        let message = "there are no accounts yet: `portreeve account set NAME` makes one";
+        let offset = server.accounts.raw().map_or(0, |raw| text.offset(raw));
+        notices.push(text.error(offset, message.to_owned()).to_string());
+    }
     Some(Plan {
         file: text.file.to_path_buf(),
         link: link.clone(),
@@ -75,10 +83,42 @@ pub(super) fn plan(
     })
 }
 
-fn unbuilt<'a, T>(text: Text<'a>, field: Field<'a, T>, errors: &mut Vec<ConfigError>, what: &str) {
-    if field.is_set() {
-        text.complain(field, errors, format!("{what} not part of this build yet"));
+/// Reads `accounts`, `accounts.ron` beside the server's file unless it says otherwise.
+fn accounts<'a>(
+    text: Text<'a>,
+    field: Field<'a, String>,
+    errors: &mut Vec<ConfigError>,
+    notices: &mut Vec<String>,
+) -> Arc<Accounts> {
+    let Some(file) = accounts_file(text, field, errors) else {
+        return Arc::default();
+    };
+    if accounts::is_open_to_others(&file) {
+        let message = format!("{}: others can read it; chmod 600 it", file.display());
+        let offset = field.raw().map_or(0, |raw| text.offset(raw));
+        notices.push(text.error(offset, message).to_string());
     }
+    Accounts::read(&file).unwrap_or_else(|bad| {
+        errors.extend(bad);
+        Arc::default()
+    })
+}
+
+/// The file of the accounts.
+pub(super) fn accounts_file<'a>(
+    text: Text<'a>,
+    field: Field<'a, String>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<PathBuf> {
+    if field.is_set() {
+        return text.path(field, errors);
+    }
+    Some(
+        text.file
+            .parent()
+            .unwrap_or(Path::new(""))
+            .join("accounts.ron"),
+    )
 }
 
 fn network<'a>(
@@ -148,6 +188,7 @@ pub(super) struct Check<'a, 'e> {
     pub(super) state_dir: &'e Path,
     pub(super) link: &'e Link,
     pub(super) domains: &'e Domains,
+    pub(super) accounts: &'e Arc<Accounts>,
     pub(super) errors: &'e mut Vec<ConfigError>,
     pub(super) notices: &'e mut Vec<String>,
     pub(super) claims: &'e mut Vec<Claim>,
@@ -318,6 +359,7 @@ impl<'a> Check<'a, '_> {
             settings,
             state_dir: self.state_dir,
             link: self.link,
+            accounts: self.accounts,
             errors: self.errors,
         }
     }

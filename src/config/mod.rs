@@ -102,6 +102,19 @@ pub(crate) fn load_for(file: &Path, link: &Link) -> Result<Plan, Vec<ConfigError
     }
 }
 
+/// The file of the accounts that a server's file names.
+///
+/// # Errors
+/// The server's file cannot be read, or is wrong.
+pub fn accounts_file(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
+    let text = std::fs::read_to_string(file).map_err(|error| vec![unreadable(file, &error)])?;
+    let text = Text::new(file, &text);
+    let mut errors = Vec::new();
+    let server: Option<raw::Server<'_>> = text.read(text.text, &mut errors);
+    let path = server.and_then(|server| check::accounts_file(text, server.accounts, &mut errors));
+    path.filter(|_| errors.is_empty()).ok_or(errors)
+}
+
 fn listener_files(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let folder = file.parent().unwrap_or(Path::new("")).join("listeners");
     let entries = std::fs::read_dir(&folder).map_err(|error| unreadable(&folder, &error))?;

@@ -37,7 +37,10 @@ fn every_bad_configuration_earns_its_messages() {
 #[test]
 fn the_demo_is_without_fault() {
     let plan = load(Path::new("conf/portreeve.ron")).unwrap();
-    assert_eq!(plan.notices, Vec::<String>::new());
+    // Git keeps no file that only its owner may read, so the demo comes without accounts.
+    let unexpected = |notice: &&String| !notice.contains("no accounts yet");
+    let notices: Vec<&String> = plan.notices.iter().filter(unexpected).collect();
+    assert_eq!(notices, Vec::<&String>::new());
     for entry in crate::modules::TABLE {
         let used = plan
             .listeners
@@ -50,9 +53,10 @@ fn the_demo_is_without_fault() {
 #[test]
 fn every_key_stands_on_the_page_and_every_key_of_the_page_exists() {
     let page = std::fs::read_to_string("docs/configuration.md").unwrap();
-    let raw = include_str!("raw.rs");
+    let raw = [include_str!("raw.rs"), include_str!("../accounts/file.rs")];
     let mut keys: Vec<&str> = raw
-        .lines()
+        .into_iter()
+        .flat_map(str::lines)
         .filter_map(|line| line.trim().strip_prefix("pub(super) "))
         .filter_map(|line| Some(line.split_once(": Field")?.0))
         .chain(

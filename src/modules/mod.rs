@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::accounts::Accounts;
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
 use crate::control::Link;
@@ -57,6 +58,7 @@ pub struct Settings<'a, 'e> {
     pub(crate) settings: &'a str,
     pub(crate) state_dir: &'e Path,
     pub(crate) link: &'e Link,
+    pub(crate) accounts: &'e Arc<Accounts>,
     pub(crate) errors: &'e mut Vec<ConfigError>,
 }
 
@@ -132,6 +134,12 @@ impl<'a> Settings<'a, '_> {
     #[must_use]
     pub fn state_dir(&self) -> &Path {
         self.state_dir
+    }
+
+    /// The accounts. A module that keeps them sees changes of their file without being built anew.
+    #[must_use]
+    pub fn accounts(&self) -> Arc<Accounts> {
+        Arc::clone(self.accounts)
     }
 }
 

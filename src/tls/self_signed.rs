@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair, SanType};
@@ -16,6 +16,7 @@ use x509_parser::parse_x509_certificate;
 
 use super::certificate::Certificate;
 use super::domains::Domain;
+use crate::files::replace_private;
 
 /// How long one lives. Clients take 825 days at most, of which one lies in the past.
 const LIFE: Duration = Duration::from_secs(824 * 86_400);
@@ -42,7 +43,7 @@ pub(super) fn certificate(
     }
     let pem = make(domain, now).map_err(io::Error::other)?;
     fs::create_dir_all(&folder).map_err(at_file)?;
-    write(&file, &pem).map_err(at_file)?;
+    replace_private(&file, pem.as_bytes()).map_err(at_file)?;
     Certificate::read(&file, &file).map_err(|bad| at_file(io::Error::other(bad)))
 }
 
@@ -67,17 +68,6 @@ fn make(domain: &Domain, now: SystemTime) -> Result<String, rcgen::Error> {
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     Ok(key.serialize_pem() + &certificate.pem())
-}
-
-/// Writes a file that only its owner can read, all of it or nothing.
-fn write(file: &PathBuf, text: &str) -> io::Result<()> {
-    let draft = file.with_extension("new");
-    let _ = fs::remove_file(&draft);
-    let mut open = fs::OpenOptions::new();
-    let mut to = open.write(true).create_new(true).mode(0o600).open(&draft)?;
-    to.write_all(text.as_bytes())?;
-    to.sync_all()?;
-    fs::rename(&draft, file)
 }
 
 fn wanted(domain: &Domain) -> BTreeSet<String> {

@@ -18,6 +18,7 @@
 //! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `demo.rs` | the configuration that is shipped |
 
@@ -26,6 +27,7 @@
     reason = "a test that cannot go on says where by panicking"
 )]
 
+mod account;
 mod churn;
 mod cli;
 mod datagrams;
