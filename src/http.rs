@@ -15,7 +15,7 @@ pub(crate) mod page;
 pub(crate) mod range;
 pub(crate) mod response;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::session::{Lane, Peer};
 
@@ -47,6 +47,7 @@ impl Default for Limits {
 /// Where a request came from, and when.
 pub(crate) struct Around<'a> {
     pub(crate) peer: &'a Peer,
+    pub(crate) now: Instant,
     pub(crate) wall: SystemTime,
 }
 
@@ -72,6 +73,11 @@ pub(crate) trait Service: Send + Sync + 'static {
     /// the connection.
     fn refuse(&self, _request: &Request<'_, '_>, _around: &Around<'_>) -> Option<Response> {
         None
+    }
+
+    /// The longest body of this request, in bytes.
+    fn max_body(&self, _request: &Request<'_, '_>) -> u64 {
+        self.limits().max_body
     }
 
     /// Answers a request whose body, if any, is complete.

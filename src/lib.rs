@@ -14,6 +14,7 @@
 //! [`config::plan::Plan`] and runs a [`server::Server`].
 
 pub mod accounts;
+mod admin;
 pub mod admission;
 pub mod cli;
 pub mod config;

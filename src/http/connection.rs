@@ -131,6 +131,7 @@ impl<S: Service> Connection<S> {
     ) -> Result<Step, Bad> {
         let around = Around {
             peer: cx.peer(),
+            now: cx.now(),
             wall: cx.wall(),
         };
         if let Some(refusal) = self.service.refuse(request, &around) {
@@ -138,7 +139,7 @@ impl<S: Service> Connection<S> {
             reply.keep_alive = false;
             return Ok(self.respond(reply, refusal, cx));
         }
-        let decoder = Decoder::new(request.framing, self.service.limits().max_body)?;
+        let decoder = Decoder::new(request.framing, self.service.max_body(request))?;
         if decoder.is_done() {
             return Ok(self.answer(request, &[], cx));
         }
@@ -188,6 +189,7 @@ impl<S: Service> Connection<S> {
         let reply = self.reply(request, cx);
         let around = Around {
             peer: cx.peer(),
+            now: cx.now(),
             wall: cx.wall(),
         };
         match self.service.answer(request, body, &around) {
@@ -207,6 +209,9 @@ impl<S: Service> Connection<S> {
             (false, 0) => Some("keep-alive"),
             (false, _) => None,
         };
+        if let Some(abuse) = response.abuse {
+            cx.report(abuse);
+        }
         let wall = cx.wall();
         response.write_head(cx.output(), wall, connection);
         if let Some(line) = &mut reply.line {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::files::Stored;
 use super::page;
+use crate::session::Abuse;
 
 /// An answer. Date, Connection and Content-Length are the writer's.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Response {
     pub(crate) body: Body,
     /// The account that the request was made by, for the log.
     pub(crate) user: Option<Box<str>>,
+    /// A misdeed that the request was.
+    pub(crate) abuse: Option<Abuse>,
 }
 
 /// The bytes of an answer.
@@ -77,6 +80,7 @@ impl Response {
             fields: Vec::new(),
             body: Body::Bytes(Vec::new()),
             user: None,
+            abuse: None,
         }
     }
 

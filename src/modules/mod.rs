@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The table of protocols. Adding one is a file and a line here.
 
+mod admin;
 mod daytime;
 mod discard;
 mod echo;
@@ -43,6 +44,7 @@ pub struct ModuleEntry {
 
 /// All protocols, by name.
 pub const TABLE: &[ModuleEntry] = &[
+    admin::ENTRY,
     daytime::ENTRY,
     discard::ENTRY,
     echo::ENTRY,
