@@ -165,7 +165,9 @@ pub(super) fn answer(
         Box::new(move || {
             let Some(account) = check.run().filter(|account| account.is_admin()) else {
                 let name: String = credentials.name.chars().take(64).collect();
-                log::info!(target: &listener, "audit: login of {name:?} from {remote} failed");
+                if let Some(untold) = office.throttle.lock().tells(now) {
+                    log::info!(target: &listener, "audit: login of {name:?} from {remote} failed ({untold} more not told)");
+                }
                 let mut response = say(
                     403,
                     "The name or the password is wrong, or the account may not administer.",

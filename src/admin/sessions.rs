@@ -104,15 +104,18 @@ impl Sessions {
         Some((token, session))
     }
 
-    /// The session of a token, if it has not ended; its time begins anew.
-    pub(super) fn find(&mut self, token: &str, now: Instant) -> Option<Arc<Session>> {
+    /// The session of a token, if it has not ended. Its time begins anew if `active`: a page that renews
+    /// itself is nobody at the desk.
+    pub(super) fn find(&mut self, token: &str, now: Instant, active: bool) -> Option<Arc<Session>> {
         let timeout = self.timeout;
         let kept = self.kept.get_mut(token)?;
         if !is_alive(kept, timeout, now) {
             self.kept.remove(token);
             return None;
         }
-        kept.used = now;
+        if active {
+            kept.used = now;
+        }
         Some(Arc::clone(&kept.session))
     }
 
@@ -170,23 +173,24 @@ mod tests {
         let start = Instant::now();
         let mut sessions = Sessions::new(30 * MINUTE);
         let (token, _) = sessions.begin("ann", start).unwrap();
-        assert!(sessions.find(&token, start + 29 * MINUTE).is_some());
-        assert!(sessions.find(&token, start + 58 * MINUTE).is_some());
-        assert!(sessions.find(&token, start + 88 * MINUTE).is_none());
-        assert!(sessions.find(&token, start).is_none());
+        assert!(sessions.find(&token, start + 29 * MINUTE, true).is_some());
+        assert!(sessions.find(&token, start + 58 * MINUTE, true).is_some());
+        assert!(sessions.find(&token, start + 80 * MINUTE, false).is_some());
+        assert!(sessions.find(&token, start + 88 * MINUTE, true).is_none());
+        assert!(sessions.find(&token, start, true).is_none());
 
         let (token, _) = sessions.begin("ann", start).unwrap();
         let mut now = start;
         while now < start + LIFE {
-            assert!(sessions.find(&token, now).is_some());
+            assert!(sessions.find(&token, now, true).is_some());
             now += 20 * MINUTE;
         }
-        assert!(sessions.find(&token, now).is_none());
+        assert!(sessions.find(&token, now, true).is_none());
 
         let (token, session) = sessions.begin("ann", start).unwrap();
         assert!(session.trusts(&session.csrf) && !session.trusts("") && !session.trusts(&token));
         sessions.end(&token);
-        assert!(sessions.find(&token, start).is_none());
+        assert!(sessions.find(&token, start, true).is_none());
     }
 
     #[test]
@@ -198,8 +202,8 @@ mod tests {
         for _ in 0..MOST_OF_ONE {
             sessions.begin("ann", start + MINUTE).unwrap();
         }
-        assert!(sessions.find(&bob, start + MINUTE).is_some());
-        assert!(sessions.find(&first, start + MINUTE).is_none());
+        assert!(sessions.find(&bob, start + MINUTE, true).is_some());
+        assert!(sessions.find(&first, start + MINUTE, true).is_none());
         for number in 0..2 * MOST {
             sessions
                 .begin(&format!("a{number}"), start + 2 * MINUTE)

@@ -19,6 +19,9 @@ const FORGET: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     failed: HashMap<IpAddr, Failures>,
+    /// When a failure was last told in the log, and how many were not told since.
+    told: Option<Instant>,
+    untold: u64,
 }
 
 #[derive(Debug)]
@@ -68,6 +71,17 @@ impl Throttle {
         failures.count = failures.count.saturating_add(1);
         failures.last = now;
         Ok(())
+    }
+
+    /// Whether a failure is told in the log, at most once a second; answers how many were not told before.
+    pub(super) fn tells(&mut self, now: Instant) -> Option<u64> {
+        let quiet = |told: Instant| now.saturating_duration_since(told) < Duration::from_secs(1);
+        if self.told.is_some_and(quiet) {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 
     /// Takes one attempt back: nobody looked at the password.

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Pages of the server's own: errors, and what stands in a directory.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use maud::{DOCTYPE, html};
 
@@ -32,7 +32,8 @@ pub(crate) struct Row {
     /// Its name as a relative reference.
     pub(crate) link: String,
     pub(crate) size: u64,
-    pub(crate) modified: Option<SystemTime>,
+    /// Seconds since 1970.
+    pub(crate) modified: u64,
 }
 
 /// What stands in a directory. `path` is for people; `more` says that rows were left out.
@@ -57,7 +58,7 @@ pub(crate) fn listing(path: &str, rows: &[Row], more: bool) -> String {
                             tr {
                                 td { a href=(row.link) { (row.name) @if !row.is_file { "/" } } }
                                 td { @if row.is_file { (row.size) } }
-                                td { @if let Some(time) = row.modified { (httpdate::fmt_http_date(time)) } }
+                                td { (date(row.modified)) }
                             }
                         }
                     }
@@ -67,4 +68,12 @@ pub(crate) fn listing(path: &str, rows: &[Row], more: bool) -> String {
         }
     }
     .into_string()
+}
+
+/// The date of a file; none beyond the year 9999, where HTTP's dates end.
+fn date(seconds: u64) -> String {
+    if seconds >= 253_402_300_800 {
+        return String::new();
+    }
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }

@@ -15,6 +15,7 @@
 //! | `tls.rs` | handshakes with openssl and gnutls, domains, client certificates, bad and silent openings |
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
+//! | `admin.rs` | the Admin pages in Chromium, its API with curl, its metrics with Prometheus' parser |
 //! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
@@ -28,6 +29,7 @@
 )]
 
 mod account;
+mod admin;
 mod churn;
 mod cli;
 mod datagrams;

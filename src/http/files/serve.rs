@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -217,7 +218,7 @@ impl Files {
                 name: name.to_string_lossy().into_owned(),
                 link,
                 size: metadata.len(),
-                modified: metadata.modified().ok(),
+                modified: u64::try_from(metadata.mtime()).unwrap_or(0),
             });
         }
         rows.sort();

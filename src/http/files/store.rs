@@ -28,6 +28,9 @@ const MOST_FILES: usize = 4096;
 /// kernel's clock tick, at most 10 ms.
 const RESTED: Duration = Duration::from_millis(100);
 
+/// The last second of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// What distinguishes a file from the one that had its name before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
@@ -64,7 +67,10 @@ pub(crate) struct Facts {
 
 impl Facts {
     fn of(metadata: &Metadata, name: &[u8], coding: Option<Coding>) -> Self {
-        let seconds = u64::try_from(metadata.mtime()).unwrap_or(0);
+        // A Date has four digits for its year (RFC 9110, 5.6.7).
+        let seconds = u64::try_from(metadata.mtime())
+            .unwrap_or(0)
+            .min(LAST_SECOND);
         let suffix = coding.map_or("", |coding| coding.suffix).replace('.', "-");
         Facts {
             size: metadata.size(),
