@@ -7,6 +7,7 @@
 pub mod address_list;
 pub mod bans;
 mod explain;
+pub mod failures;
 pub mod ladder;
 pub mod limits;
 

@@ -9,8 +9,10 @@ macro_rules! say {
 }
 
 mod account;
+mod ask;
 mod check;
 mod explain;
+mod live;
 mod run;
 mod status;
 
@@ -38,7 +40,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run in the foreground; SIGTERM drains and ends, twice stops at once
+    /// Run in the foreground; SIGHUP reloads, SIGTERM drains and ends, twice stops at once
     Run(Common),
     /// Check the configuration and print the table of sockets
     Check(Common),
@@ -48,6 +50,20 @@ enum Command {
     Account(account::Options),
     /// Tell what the running daemon is doing
     Status(status::Options),
+    /// List the open connections
+    Connections(live::ListOptions),
+    /// Close a connection, or all of an address
+    Disconnect(live::DisconnectOptions),
+    /// Read the configuration again and put it in force, all or nothing
+    Reload(live::ReloadOptions),
+    /// Keep an address or a network out for a time, and close its connections
+    Ban(live::BanOptions),
+    /// Take a ban back
+    Unban(live::UnbanOptions),
+    /// List the bans
+    Bans(live::ListOptions),
+    /// Open or close a socket of a listener
+    Socket(live::SocketOptions),
 }
 
 /// What every command takes.
@@ -92,6 +108,13 @@ pub fn main() -> ExitCode {
         Command::Explain(options) => explain::explain(&options),
         Command::Account(options) => account::account(&options),
         Command::Status(options) => status::status(&options),
+        Command::Connections(options) => live::connections(&options),
+        Command::Disconnect(options) => live::disconnect(&options),
+        Command::Reload(options) => live::reload(&options),
+        Command::Ban(options) => live::ban(&options),
+        Command::Unban(options) => live::unban(&options),
+        Command::Bans(options) => live::bans(&options),
+        Command::Socket(options) => live::socket(&options),
     };
     result.unwrap_or_else(|code| code)
 }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::{Common, DONE, fail};
-use crate::control::{Commands, ControlSocket, Request, Response};
-use crate::server::{Handle, Server};
+use crate::control::ControlSocket;
+use crate::server::Server;
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
     // Whoever started us may have left descriptors open; programs of ours are not to get them.
@@ -28,16 +28,6 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
     server.run().map_err(fail)?;
     drop(control);
     Ok(ExitCode::from(DONE))
-}
-
-impl Commands for Handle {
-    fn execute(&self, request: &Request) -> Response {
-        match request {
-            Request::Status => Response::of(&self.status()),
-            Request::Metrics => Response::of(&self.metrics()),
-            _ => Response::Error("not part of this build yet".to_owned()),
-        }
-    }
 }
 
 /// One line an event: time, level, listener, text. RUST_LOG overrides what the listeners' levels let

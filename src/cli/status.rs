@@ -1,17 +1,12 @@
 #![forbid(unsafe_code)]
-//! `portreeve status`, and how commands reach the daemon.
+//! `portreeve status`.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 
 use super::{Common, DONE, check, fail};
-use crate::control::{Request, Response, socket_path};
+use crate::control::Request;
 use crate::server::status::Status;
 
 #[derive(Args)]
@@ -27,15 +22,12 @@ pub(super) struct Options {
 }
 
 pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
-    let plan = options.common.load()?;
     if options.metrics {
-        let answer = ask(&plan.state_dir, &Request::Metrics).map_err(fail)?;
-        let text: String = serde_json::from_value(answer).map_err(fail)?;
+        let text: String = options.common.ask(&Request::Metrics)?;
         say!("{}", text.trim_end());
         return Ok(ExitCode::from(DONE));
     }
-    let answer = ask(&plan.state_dir, &Request::Status).map_err(fail)?;
-    let status: Status = serde_json::from_value(answer).map_err(fail)?;
+    let status: Status = options.common.ask(&Request::Status)?;
     if options.json {
         say!("{}", serde_json::to_string(&status).map_err(fail)?);
         return Ok(ExitCode::from(DONE));
@@ -89,29 +81,4 @@ pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
         status.workers.total
     );
     Ok(ExitCode::from(DONE))
-}
-
-/// Asks the running daemon.
-fn ask(state_dir: &Path, request: &Request) -> Result<serde_json::Value, String> {
-    let path = socket_path(state_dir);
-    let mut stream = UnixStream::connect(&path)
-        .map_err(|error| format!("the daemon does not run: {}: {error}", path.display()))?;
-    let talk = |stream: &mut UnixStream| -> std::io::Result<String> {
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all((serde_json::to_string(request)? + "\n").as_bytes())?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        Ok(line)
-    };
-    let line = talk(&mut stream).map_err(|error| format!("{}: {error}", path.display()))?;
-    match serde_json::from_str(&line) {
-        Ok(Response::Ok(value)) => Ok(value),
-        Ok(Response::Error(message)) => Err(message),
-        Ok(Response::Invalid(faults)) => {
-            let lines: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
-            Err(lines.join("\n"))
-        }
-        Err(error) => Err(format!("{}: {error}", path.display())),
-    }
 }

@@ -8,15 +8,19 @@ use std::time::Duration;
 use super::ConfigError;
 use super::domains;
 use super::field::{Field, Text};
-use super::plan::{ListenerPlan, Network, Plan, Protocol, TcpPlan, UdpPlan};
+use super::plan::{AutoBan, ListenerPlan, Network, Plan, Protocol, TcpPlan, UdpPlan};
 use super::raw;
 use super::sockets::{self, Claim};
 use crate::accounts::{self, Accounts};
 use crate::admission::address_list::AddressList;
+use crate::admission::failures::MOST;
 use crate::admission::limits::LimitSettings;
 use crate::control::Link;
 use crate::modules::{self, Settings};
 use crate::tls::Domains;
+
+/// Where state is kept unless the file says otherwise, relative to it.
+const STATE_DIR: &str = "../var";
 
 /// Checks the server's file and the listeners'. Errors go to `errors`.
 pub(super) fn plan(
@@ -36,8 +40,9 @@ pub(super) fn plan(
     let base = text.file.parent().unwrap_or(Path::new(""));
     let state_dir = text
         .get(server.state_dir, errors)
-        .unwrap_or_else(|| "../var".to_owned());
+        .unwrap_or_else(|| STATE_DIR.to_owned());
     let drain = duration(text, server.drain, errors);
+    let auto_ban = auto_ban(text, server.auto_ban, errors);
     let network = network(text, server.network, errors);
     let domains = domains::domains(
         text,
@@ -78,6 +83,7 @@ pub(super) fn plan(
         network: Arc::new(network),
         domains: Arc::new(domains),
         drain: drain.unwrap_or(defaults.drain),
+        auto_ban,
         listeners: checked,
         notices,
     })
@@ -157,6 +163,37 @@ fn network<'a>(
     }
 }
 
+/// The key `state_dir` alone.
+pub(super) fn state_dir(text: Text<'_>, errors: &mut Vec<ConfigError>) -> Option<PathBuf> {
+    let server: raw::Server<'_> = text.read(text.text, errors)?;
+    let name = match server.state_dir.is_set() {
+        true => text.get(server.state_dir, errors)?,
+        false => STATE_DIR.to_owned(),
+    };
+    Some(text.file.parent().unwrap_or(Path::new("")).join(name))
+}
+
+fn auto_ban<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::AutoBan<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<AutoBan> {
+    let raw: raw::AutoBan<'_> = text.read(field.raw()?, errors)?;
+    let failures = text.map(raw.failures, errors, |failures| match failures {
+        1..=MOST => Ok(failures),
+        _ => Err(format!("expected 1 to {MOST} failures, found {failures}")),
+    });
+    let within = duration(text, raw.within, errors);
+    let lasts = duration(text, raw.r#for, errors);
+    let never = raw.never.raw().and_then(|raw| text.list(raw, errors));
+    Some(AutoBan {
+        failures: failures.unwrap_or(10),
+        within: within.unwrap_or(Duration::from_secs(600)),
+        lasts: lasts.unwrap_or(Duration::from_secs(3600)),
+        never: never.unwrap_or_default(),
+    })
+}
+
 fn default_clients() -> AddressList {
     let source =
         crate::admission::address_list::Source::file(Path::new("(default)"), "127.0.0.0/8\n::1");
@@ -210,6 +247,10 @@ impl<'a> Check<'a, '_> {
         }
         let name: Arc<str> = stem.into();
         let raw: raw::Listener<'a> = self.text.read(self.text.text, self.errors)?;
+        let whole = match &raw {
+            raw::Listener::Tcp(tcp) => tcp.module.raw(),
+            raw::Listener::Udp(udp) => udp.module.raw(),
+        };
         let (module, protocol, log_level, sockets) = match raw {
             raw::Listener::Tcp(tcp) => {
                 let (module, protocol) = self.tcp(&tcp);
@@ -238,6 +279,8 @@ impl<'a> Check<'a, '_> {
         Some(ListenerPlan {
             name,
             file,
+            version: super::version(self.text.text),
+            settings: whole.unwrap_or_default().to_owned(),
             module,
             protocol: protocol?,
             log_level,

@@ -4,10 +4,14 @@
 
 mod check;
 mod domains;
+pub(crate) mod edit;
 pub mod field;
 pub mod plan;
 mod raw;
+mod scan;
 mod sockets;
+mod splice;
+pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +21,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use check::duration;
 use field::Text;
 use plan::Plan;
+pub(crate) use sockets::address;
 
 use crate::control::Link;
 
@@ -70,12 +75,25 @@ pub fn load(file: &Path) -> Result<Plan, Vec<ConfigError>> {
 
 /// The same for a server that is there already: its modules get a link to it.
 pub(crate) fn load_for(file: &Path, link: &Link) -> Result<Plan, Vec<ConfigError>> {
+    load_edited(file, link, None)
+}
+
+/// The same with another text in the place of one file's, which is not written yet.
+pub(crate) fn load_edited(
+    file: &Path,
+    link: &Link,
+    edited: Option<(&Path, &str)>,
+) -> Result<Plan, Vec<ConfigError>> {
+    let read = |path: &Path| match edited {
+        Some((other, text)) if other == path => Ok(text.to_owned()),
+        _ => std::fs::read_to_string(path),
+    };
     let mut errors = Vec::new();
     let mut texts = Vec::new();
     match listener_files(file) {
         Ok(files) => {
             for path in files {
-                match std::fs::read_to_string(&path) {
+                match read(&path) {
                     Ok(text) => texts.push((path, text)),
                     Err(error) => errors.push(unreadable(&path, &error)),
                 }
@@ -83,7 +101,7 @@ pub(crate) fn load_for(file: &Path, link: &Link) -> Result<Plan, Vec<ConfigError
         }
         Err(error) => errors.push(error),
     }
-    let plan = match std::fs::read_to_string(file) {
+    let plan = match read(file) {
         Ok(text) => {
             let listeners = texts
                 .iter()
@@ -113,6 +131,32 @@ pub fn accounts_file(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
     let server: Option<raw::Server<'_>> = text.read(text.text, &mut errors);
     let path = server.and_then(|server| check::accounts_file(text, server.accounts, &mut errors));
     path.filter(|_| errors.is_empty()).ok_or(errors)
+}
+
+/// Where the daemon of this configuration keeps its state, whatever else is wrong in it.
+///
+/// # Errors
+/// The file cannot be read so far.
+pub(crate) fn state_dir(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
+    let text = std::fs::read_to_string(file).map_err(|error| vec![unreadable(file, &error)])?;
+    let mut errors = Vec::new();
+    check::state_dir(Text::new(file, &text), &mut errors).ok_or(errors)
+}
+
+/// The offset of a place in a text, for what a [`ConfigError`] says.
+pub(crate) fn offset_of(text: &str, line: u32, column: u32) -> usize {
+    let before: usize = text
+        .split_inclusive('\n')
+        .take(line.saturating_sub(1) as usize)
+        .map(str::len)
+        .sum();
+    (before + column.saturating_sub(1) as usize).min(text.len())
+}
+
+/// Names a file's text: FNV-1a (RFC 9923), to tell whether it has changed, not to guard it.
+pub(crate) fn version(text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 fn listener_files(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {

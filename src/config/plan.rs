@@ -31,6 +31,8 @@ pub struct Plan {
     pub domains: Arc<Domains>,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
+    /// Bans for misdeeds that modules report; `None` makes none.
+    pub auto_ban: Option<AutoBan>,
     /// Listeners by name, in the order of their names.
     pub listeners: Vec<ListenerPlan>,
     /// Remarks that are no errors, as `FILE:LINE:COLUMN: message`.
@@ -47,6 +49,7 @@ impl Default for Plan {
             network: Arc::new(Network::default()),
             domains: Arc::default(),
             drain: Duration::from_secs(10),
+            auto_ban: None,
             listeners: Vec::new(),
             notices: Vec::new(),
         }
@@ -97,7 +100,9 @@ impl ListenerPlan {
         ListenerPlan {
             name: name.into(),
             file: PathBuf::new(),
+            version: 0,
             module: String::new(),
+            settings: String::new(),
             protocol,
             log_level: log::LevelFilter::Info,
             sockets: Vec::new(),
@@ -147,6 +152,19 @@ pub struct Network {
     pub ipv6_prefix: u8,
 }
 
+/// When misdeeds lead to a ban.
+#[derive(Debug, Clone)]
+pub struct AutoBan {
+    /// How many, 1 to 255.
+    pub failures: u32,
+    /// Within which time.
+    pub within: Duration,
+    /// How long the ban lasts.
+    pub lasts: Duration,
+    /// Who is never banned; clients are not, either.
+    pub never: AddressList,
+}
+
 /// One listener.
 #[derive(Debug)]
 pub struct ListenerPlan {
@@ -154,8 +172,12 @@ pub struct ListenerPlan {
     pub name: Arc<str>,
     /// The file it was read from; empty for one built by a program.
     pub file: PathBuf,
+    /// The text of that file, by its hash; 0 for one built by a program.
+    pub version: u64,
     /// The name of its module in the table.
     pub module: String,
+    /// The module with its settings as they stand in the file; empty for one built by a program.
+    pub settings: String,
     /// Its protocol and what belongs to it.
     pub protocol: Protocol,
     /// Log lines of this listener above this level are left out.

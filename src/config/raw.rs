@@ -23,6 +23,22 @@ pub(super) struct Server<'a> {
     pub(super) accounts: Field<'a, String>,
     #[serde(borrow, default)]
     pub(super) drain: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) auto_ban: Field<'a, AutoBan<'a>>,
+}
+
+/// `auto_ban: (..)`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AutoBan<'a> {
+    #[serde(borrow, default)]
+    pub(super) failures: Field<'a, u32>,
+    #[serde(borrow, default)]
+    pub(super) within: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) r#for: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) never: Field<'a, String>,
 }
 
 /// `network: (..)`.

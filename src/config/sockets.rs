@@ -149,7 +149,7 @@ impl<'a> Check<'a, '_> {
 }
 
 /// An IP address, with or without brackets; never an IPv4-mapped one.
-pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'));

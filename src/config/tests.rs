@@ -58,7 +58,7 @@ fn every_key_stands_on_the_page_and_every_key_of_the_page_exists() {
         .into_iter()
         .flat_map(str::lines)
         .filter_map(|line| line.trim().strip_prefix("pub(super) "))
-        .filter_map(|line| Some(line.split_once(": Field")?.0))
+        .filter_map(|line| Some(line.split_once(": Field")?.0.trim_start_matches("r#")))
         .chain(
             crate::modules::TABLE
                 .iter()

@@ -18,6 +18,7 @@ use super::secure::{SecureScratch, Shaken};
 use super::transport::{Flushed, Got, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
+use crate::server::census::Phase;
 use crate::server::listener::{Handshake, TcpListener, TcpSocket};
 use crate::server::parked::Signals;
 use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
@@ -77,13 +78,19 @@ impl Connection {
     ) -> Box<Self> {
         let listener = Arc::clone(&socket.listener);
         let mut driver = Driver::new(listener.idle_timeout, now);
-        let mut transport = Transport::Clear;
+        let mut transport = Transport::default();
         let mut shaking = None;
         if socket.plan.tls == TlsMode::On {
             transport.secure(None);
             shaking = Some(now + listener.handshake_timeout);
         } else {
             driver.open(listener.module.open(&peer), now);
+        }
+        if let Some(slot) = &slot {
+            slot.facts.secured(&peer.security);
+            if shaking.is_some() {
+                slot.facts.enter(Phase::Handshake);
+            }
         }
         Box::new(Connection {
             admitted: Some(admitted),
@@ -128,13 +135,15 @@ impl Connection {
         self.driver.input.lend(&mut scratch.input);
         self.driver.output.lend(&mut scratch.output);
         self.transport.lend(&mut scratch.secure);
-        let after = self.run(signals, scratch, core);
+        let after = if signals.has(Signals::CUT) {
+            self.cut()
+        } else {
+            self.run(signals, scratch, core)
+        };
         self.transport.give_back(&mut scratch.secure);
         self.driver.input.give_back(&mut scratch.input);
         self.driver.output.give_back(&mut scratch.output);
-        for abuse in self.driver.abuse.drain(..) {
-            self.listener.report(self.peer.remote.ip(), abuse);
-        }
+        self.tell_census(&after);
         match after {
             After::Park(wants, deadline) => Fate::Park(self, wants, deadline),
             After::Yield => Fate::Yield(self),
@@ -148,6 +157,29 @@ impl Connection {
             }
             After::Gone => Fate::Closed,
         }
+    }
+
+    /// A person wants it to end: at once, for both sides of a relay.
+    fn cut(&mut self) -> After {
+        if let Some(relay) = &self.relay {
+            relay.reset(&self.stream);
+        }
+        After::Abort
+    }
+
+    /// Notes what a person may want to see.
+    fn tell_census(&self, after: &After) {
+        let Some(slot) = &self.slot else { return };
+        let phase = match after {
+            After::Close => Phase::Closing,
+            After::Work(_) => Phase::Work,
+            _ if self.shaking.is_some() => Phase::Handshake,
+            _ if self.program.is_some() && self.relay.is_none() => Phase::Program,
+            _ if self.relay.is_some() => Phase::Relay,
+            _ => Phase::Session,
+        };
+        let Transport { received, sent, .. } = self.transport;
+        slot.facts.note(received, sent, phase);
     }
 
     fn run(&mut self, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> After {
@@ -363,7 +395,7 @@ impl Connection {
         if signals.has(Signals::HANGUP) && !matches!(stream.take_error(), Ok(None)) {
             return After::Abort;
         }
-        let key = slot.get_or_insert_with(|| core.reserve()).key();
+        let key = slot.get_or_insert_with(|| core.reserve(None)).key();
         let registered =
             core.register_far(key, |registry, token| program.register(registry, token));
         match registered {
@@ -402,6 +434,9 @@ impl Connection {
                 self.shaking = None;
                 self.readable = true;
                 self.peer.security = Security::Tls(Arc::new(facts));
+                if let Some(slot) = &self.slot {
+                    slot.facts.secured(&self.peer.security);
+                }
                 self.peer.may_start_tls = false;
                 if self.driver.is_open() {
                     self.tell(now, core, Driver::secured);
@@ -454,7 +489,7 @@ impl Connection {
                 if driver.is_idle(now) {
                     return Some(After::Abort);
                 }
-                let key = slot.get_or_insert_with(|| core.reserve()).key();
+                let key = slot.get_or_insert_with(|| core.reserve(None)).key();
                 let registered =
                     core.register_far(key, |registry, token| relaying.register(registry, token));
                 if let Err(error) = registered {
@@ -486,16 +521,25 @@ impl Connection {
         what: impl FnOnce(&mut Driver, &mut Surroundings<'_>) -> R,
     ) -> R {
         let Connection {
-            driver, peer, slot, ..
+            driver,
+            peer,
+            slot,
+            listener,
+            ..
         } = self;
-        let mut waker = || core.waker(slot.get_or_insert_with(|| core.reserve()).key());
+        let mut waker = || core.waker(slot.get_or_insert_with(|| core.reserve(None)).key());
         let mut around = Surroundings {
             peer,
             now,
             wall: SystemTime::now(),
             waker: &mut waker,
         };
-        what(driver, &mut around)
+        let result = what(driver, &mut around);
+        // Before the peer can see an answer: the next connection of its shall find the ban.
+        for abuse in driver.abuse.drain(..) {
+            listener.report(peer.remote.ip(), abuse);
+        }
+        result
     }
 
     fn broken(&self, error: &io::Error) -> After {
@@ -582,7 +626,8 @@ impl Lingering {
         scratch: &mut Scratch,
     ) -> Option<(Self, Signals, Instant)> {
         use std::io::Read as _;
-        if signals.has(Signals::DUE) || signals.has(Signals::SHUTDOWN) {
+        let over = Signals::DUE.and(Signals::SHUTDOWN).and(Signals::CUT);
+        if signals.has(over) {
             return None;
         }
         scratch.input.resize(16 * 1024, 0);

@@ -31,9 +31,18 @@ pub(crate) enum Got {
     Truncated,
 }
 
-/// A connection's way to the wire.
-pub(crate) enum Transport {
+/// A connection's way to the wire, and how many payload bytes have gone it.
+#[derive(Default)]
+pub(crate) struct Transport {
+    way: Way,
+    pub(super) received: u64,
+    pub(super) sent: u64,
+}
+
+#[derive(Default)]
+enum Way {
     /// Clear bytes.
+    #[default]
     Clear,
     /// Protected bytes, or the handshake that leads there.
     Secure(Box<Secure>),
@@ -49,28 +58,28 @@ impl Transport {
         if let Some(scratch) = scratch {
             secure.lend(scratch);
         }
-        *self = Transport::Secure(secure);
+        self.way = Way::Secure(secure);
     }
 
     /// Borrows storage for a turn.
     pub(crate) fn lend(&mut self, scratch: &mut SecureScratch) {
-        if let Transport::Secure(secure) = self {
+        if let Way::Secure(secure) = &mut self.way {
             secure.lend(scratch);
         }
     }
 
     /// Gives it back.
     pub(crate) fn give_back(&mut self, scratch: &mut SecureScratch) {
-        if let Transport::Secure(secure) = self {
+        if let Way::Secure(secure) = &mut self.way {
             secure.give_back(scratch);
         }
     }
 
     /// Goes on with the handshake as far as the socket lets it.
     pub(crate) fn shake(&mut self, stream: &mut TcpStream, choose: &mut Choose<'_>) -> Shaken {
-        match self {
-            Transport::Secure(secure) => secure.shake(stream, choose),
-            Transport::Clear => Shaken::Failed(io::ErrorKind::InvalidInput.into()),
+        match &mut self.way {
+            Way::Secure(secure) => secure.shake(stream, choose),
+            Way::Clear => Shaken::Failed(io::ErrorKind::InvalidInput.into()),
         }
     }
 
@@ -97,32 +106,36 @@ impl Transport {
         stream: &mut TcpStream,
         into: &mut [u8],
     ) -> io::Result<(usize, Got)> {
-        match self {
-            Transport::Secure(secure) => secure.receive(stream, into),
-            Transport::Clear => retry(|| stream.read(into)).map(|count| (count, Got::End)),
+        let received = match &mut self.way {
+            Way::Secure(secure) => secure.receive(stream, into),
+            Way::Clear => retry(|| stream.read(into)).map(|count| (count, Got::End)),
+        };
+        if let Ok((count, _)) = received {
+            self.received += count as u64;
         }
+        received
     }
 
     /// Writes once: how many bytes were taken, 0 when the socket takes no more for now.
     pub(crate) fn send(&mut self, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        let taken = match self {
-            Transport::Clear => retry(|| stream.write(bytes)),
-            Transport::Secure(secure) => secure.send(stream, bytes),
+        let taken = match &mut self.way {
+            Way::Clear => retry(|| stream.write(bytes)),
+            Way::Secure(secure) => secure.send(stream, bytes),
         };
         match taken {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            taken => taken,
+            taken => taken.inspect(|count| self.sent += *count as u64),
         }
     }
 
     /// True where bytes go to the wire as they are.
     pub(crate) fn is_clear(&self) -> bool {
-        matches!(self, Transport::Clear)
+        matches!(self.way, Way::Clear)
     }
 
     /// True when protected bytes wait for the socket.
     pub(crate) fn is_pending(&self) -> bool {
-        matches!(self, Transport::Secure(secure) if secure.is_pending())
+        matches!(&self.way, Way::Secure(secure) if secure.is_pending())
     }
 
     /// Writes as much of the output as the socket takes.
@@ -131,15 +144,16 @@ impl Transport {
         stream: &mut TcpStream,
         output: &mut Output,
     ) -> io::Result<Flushed> {
-        match self {
-            Transport::Clear => flush_clear(stream, output),
-            Transport::Secure(secure) => flush_secure(secure, stream, output),
+        let sent = &mut self.sent;
+        match &mut self.way {
+            Way::Clear => flush_clear(stream, output, sent),
+            Way::Secure(secure) => flush_secure(secure, stream, output, sent),
         }
     }
 
     /// Says that no more bytes follow, where the protocol has a word for it.
     pub(crate) fn finish(&mut self, stream: &mut TcpStream) {
-        if let Transport::Secure(secure) = self {
+        if let Way::Secure(secure) = &mut self.way {
             secure.finish(stream);
         }
     }
@@ -149,6 +163,7 @@ fn flush_secure(
     secure: &mut Secure,
     stream: &mut TcpStream,
     output: &mut Output,
+    sent: &mut u64,
 ) -> io::Result<Flushed> {
     use std::os::unix::fs::FileExt;
     loop {
@@ -172,17 +187,23 @@ fn flush_secure(
             let count = secure.send(stream, &chunk[..count])?;
             *offset += count as u64;
             *length -= count as u64;
+            *sent += count as u64;
             if *length == 0 {
                 output.pop_file();
             }
         } else {
             let count = secure.send(stream, output.front())?;
             output.advance(count);
+            *sent += count as u64;
         }
     }
 }
 
-fn flush_clear(stream: &mut TcpStream, output: &mut Output) -> io::Result<Flushed> {
+fn flush_clear(
+    stream: &mut TcpStream,
+    output: &mut Output,
+    total: &mut u64,
+) -> io::Result<Flushed> {
     while !output.is_empty() {
         let written = if let Some((file, offset, length)) = output.front_file() {
             let count = usize::try_from(*length).unwrap_or(usize::MAX).min(1 << 20);
@@ -197,6 +218,7 @@ fn flush_clear(stream: &mut TcpStream, output: &mut Output) -> io::Result<Flushe
                 }
                 *offset += sent as u64;
                 *length -= sent as u64;
+                *total += sent as u64;
                 if *length == 0 {
                     output.pop_file();
                 }
@@ -208,6 +230,7 @@ fn flush_clear(stream: &mut TcpStream, output: &mut Output) -> io::Result<Flushe
                     return Err(io::ErrorKind::WriteZero.into());
                 }
                 output.advance(count);
+                *total += count as u64;
                 Ok(())
             })
         };

@@ -2,6 +2,7 @@
 //! What the daemon can be asked and what it answers: plain values and their JSON form, which is also that of
 //! the Admin module's API. docs/control.md shows each by example. A field may be added, none may go away.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -126,6 +127,24 @@ pub struct Fault {
     pub column: Option<u32>,
     /// What is wrong and what was expected.
     pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+        }
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            write!(f, "{line}:{column}: ")?;
+        }
+        if let Some(row) = self.row {
+            write!(f, "row {}: ", row + 1)?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// The answer to [`Request::Reload`].

@@ -3,8 +3,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
 
 use super::exchanges;
 use super::listener::UdpListener;
@@ -13,15 +15,28 @@ use super::workers::Core;
 use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Route};
 use crate::session::{Class, Datagram, Lane};
 
-/// The sockets of one UDP listener, shared with the workers that answer.
+/// One UDP listener and its sockets through all its configurations, shared with the workers that answer.
 pub(crate) struct UdpSockets {
-    pub(crate) listener: Arc<UdpListener>,
-    pub(crate) sockets: Vec<(mio::net::UdpSocket, bool)>,
+    /// The newest configuration.
+    pub(crate) listener: ArcSwap<UdpListener>,
+    /// By the number in a [`Route`]. A number keeps its meaning as long as the listener lives, since modules
+    /// keep routes; where a socket was closed there is nothing.
+    pub(crate) ports: ArcSwap<Vec<Option<Arc<UdpPort>>>>,
+    /// The listener was taken away: its exchanges end.
+    pub(crate) gone: AtomicBool,
     /// Batches that were received and not answered yet.
     pub(crate) waiting: AtomicUsize,
     /// Exchanges that are open.
     pub(crate) exchanges: Arc<AtomicUsize>,
     pub(crate) alarms: parking_lot::Mutex<Vec<(Instant, u64)>>,
+}
+
+/// A bound UDP socket.
+pub(crate) struct UdpPort {
+    pub(crate) socket: mio::net::UdpSocket,
+    pub(crate) ipv6: bool,
+    /// The port and address of its configuration.
+    pub(crate) place: (u16, Option<IpAddr>),
 }
 
 /// Above this many unanswered batches a listener's datagrams wait in the kernel, which drops what does
@@ -55,7 +70,7 @@ impl Batch {
     }
 
     pub(crate) fn listener_name(&self) -> Arc<str> {
-        Arc::clone(&self.group.listener.name)
+        Arc::clone(&self.group.listener.load().name)
     }
 
     pub(crate) fn push(
@@ -99,7 +114,8 @@ impl Batch {
         let mut open =
             |route, connect, exchange| exchanges::open(core, &group, route, connect, exchange);
         {
-            let module = &self.group.listener.module;
+            let listener = self.group.listener.load_full();
+            let module = &listener.module;
             let mut cx = DatagramContext {
                 now,
                 wall,
@@ -151,11 +167,25 @@ impl Drop for Batch {
 }
 
 impl UdpSockets {
+    /// Nothing is open yet.
+    pub(crate) fn new(listener: Arc<UdpListener>) -> Self {
+        UdpSockets {
+            listener: ArcSwap::new(listener),
+            ports: ArcSwap::default(),
+            gone: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            exchanges: Arc::new(AtomicUsize::new(0)),
+            alarms: parking_lot::Mutex::new(Vec::new()),
+        }
+    }
+
     /// Sends answers from the listener's sockets and takes reports.
     pub(crate) fn send(&self, outbox: Outbox) {
+        let listener = self.listener.load();
         for (address, abuse) in outbox.reports {
-            self.listener.report(address, abuse);
+            listener.report(address, abuse);
         }
+        let ports = self.ports.load();
         let mut datagrams = outbox.datagrams.into_iter().peekable();
         while let Some((first, bytes)) = datagrams.next() {
             let mut together = vec![(first.remote, first.local, bytes)];
@@ -164,18 +194,18 @@ impl UdpSockets {
             {
                 together.push((route.remote, route.local, bytes));
             }
-            let Some((socket, ipv6)) = self.sockets.get(first.socket as usize) else {
+            let Some(Some(port)) = ports.get(first.socket as usize) else {
                 continue;
             };
-            match udp_io::send(socket, *ipv6, &together) {
+            match udp_io::send(&port.socket, port.ipv6, &together) {
                 Ok(sent) if sent.failed == 0 => {}
-                Ok(sent) => self.listener.log(
+                Ok(sent) => listener.log(
                     log::Level::Debug,
                     format_args!("{} answers could not be sent", sent.failed),
                 ),
-                Err(error) => self
-                    .listener
-                    .log(log::Level::Debug, format_args!("cannot answer: {error}")),
+                Err(error) => {
+                    listener.log(log::Level::Debug, format_args!("cannot answer: {error}"));
+                }
             }
         }
     }

@@ -75,14 +75,14 @@ pub(crate) fn open(
     }
     let place = Place(Arc::clone(&group.exchanges));
     let opened = bind(group, route, connect).and_then(|mut socket| {
-        let mut slot = core.reserve();
+        let mut slot = core.reserve(None);
         core.watch(&mut slot, &mut socket)?;
         Ok((socket, slot))
     });
     let (socket, slot) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            group.listener.log(
+            group.listener.load().log(
                 log::Level::Debug,
                 format_args!("no port for an exchange: {error}"),
             );
@@ -134,10 +134,10 @@ fn bind(group: &UdpSockets, route: Route, connect: Option<SocketAddr>) -> io::Re
         socket.connect(upstream)?;
         return Ok(socket);
     }
-    let own = group
-        .sockets
+    let ports = group.ports.load();
+    let own = ports
         .get(route.socket as usize)
-        .and_then(|(socket, _)| socket.local_addr().ok());
+        .and_then(|port| port.as_ref()?.socket.local_addr().ok());
     let own = own
         .map(|own| own.ip().to_canonical())
         .filter(|own| !own.is_unspecified());
@@ -149,9 +149,14 @@ fn bind(group: &UdpSockets, route: Route, connect: Option<SocketAddr>) -> io::Re
 }
 
 impl Running {
+    /// True for one of this listener.
+    pub(crate) fn is_of(&self, group: &Arc<UdpSockets>) -> bool {
+        Arc::ptr_eq(&self.group, group)
+    }
+
     /// The listener's name, for the log.
     pub(crate) fn listener(&self) -> Arc<str> {
-        Arc::clone(&self.group.listener.name)
+        Arc::clone(&self.group.listener.load().name)
     }
 
     /// Runs until nothing more is there. Back when the exchange goes on, with its alarm.
@@ -166,10 +171,12 @@ impl Running {
                 return None;
             }
         }
-        if signals.has(Signals::SHUTDOWN)
-            && self.tell(ExchangeEvent::Shutdown) == ExchangeNext::Close
-        {
-            return None;
+        let gone = self.group.gone.load(Ordering::Acquire);
+        if gone || signals.has(Signals::SHUTDOWN) {
+            let next = self.tell(ExchangeEvent::Shutdown);
+            if gone || next == ExchangeNext::Close {
+                return None;
+            }
         }
         let passed = std::mem::take(&mut *self.mailbox.lock());
         for passed in passed {
@@ -236,6 +243,7 @@ impl Running {
                 // A lost datagram: the protocol above repeats it.
                 self.group
                     .listener
+                    .load()
                     .log(log::Level::Debug, format_args!("{to}: {error}"));
             }
         }

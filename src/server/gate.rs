@@ -8,13 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mio::net::TcpStream;
 
+use super::census::Card;
 use super::listener::{TcpListener, TcpSocket};
 use super::parked::Signals;
 use super::preface::{Preface, Progress};
 use super::refusals::Refusals;
 use super::sockets;
+use super::warden::Warden;
 use super::workers::{Core, Resident, SlotGuard};
-use crate::admission::bans::Bans;
 use crate::admission::ladder::{self, Admitted, Cleared, Reason, Restriction};
 use crate::config::plan::{Network, TlsMode};
 use crate::connection::Connection;
@@ -54,7 +55,7 @@ struct Doubtful {
 pub(super) struct Gate {
     core: Arc<Core>,
     network: Arc<Network>,
-    bans: Arc<Bans>,
+    warden: Arc<Warden>,
     refusals: Vec<(Arc<str>, Refusals)>,
     /// Listeners with refusals that nobody has spoken of yet.
     hushed: Vec<usize>,
@@ -64,21 +65,27 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(
-        core: Arc<Core>,
-        network: Arc<Network>,
-        bans: Arc<Bans>,
-        refusals: Vec<(Arc<str>, Refusals)>,
-    ) -> Self {
+    pub(super) fn new(core: Arc<Core>, warden: Arc<Warden>) -> Self {
         Gate {
             core,
-            network,
-            bans,
-            refusals,
+            network: Arc::default(),
+            warden,
+            refusals: Vec::new(),
             hushed: Vec::new(),
             doubtful: VecDeque::new(),
             waiting: Vec::new(),
         }
+    }
+
+    /// Other lists from now on; the old ones come back.
+    pub(super) fn replace(&mut self, network: Arc<Network>) -> Arc<Network> {
+        std::mem::replace(&mut self.network, network)
+    }
+
+    /// Makes room for the refusals of further listeners.
+    pub(super) fn name(&mut self, names: Vec<Arc<str>>) {
+        let named = names.into_iter().map(|name| (name, Refusals::default()));
+        self.refusals.extend(named);
     }
 
     /// Refuses whoever is not in yet.
@@ -139,7 +146,11 @@ impl Gate {
         }
     }
 
-    fn decide(&mut self, newcomer: Newcomer, now: Instant) {
+    fn decide(&mut self, mut newcomer: Newcomer, now: Instant) {
+        // It may have waited for its PROXY header while the rules changed.
+        if newcomer.socket.successor.get().is_some() {
+            newcomer.socket = newcomer.socket.newest();
+        }
         let socket = &newcomer.socket;
         let listener = &socket.listener;
         let (ip, restriction) = (newcomer.remote.ip(), &socket.plan.restriction);
@@ -174,7 +185,7 @@ impl Gate {
         restriction: &Restriction,
         wall: SystemTime,
     ) -> Result<Cleared, Reason> {
-        ladder::clear(remote, &self.network, &self.bans, restriction, wall)
+        ladder::clear(remote, &self.network, &self.warden.bans, restriction, wall)
     }
 
     /// Decides about newcomers that a count would have refused, once nothing under way can change it.
@@ -267,7 +278,21 @@ impl Gate {
         listener.log(log::Level::Debug, format_args!("{remote} connected"));
         // What a watched socket had to say was said before; only a look at it tells whether there is more.
         let rests = listener.client_speaks_first && slot.is_none();
-        let connection = Connection::new(admitted, stream, slot, peer, &socket, now);
+        let card = Card {
+            listener: Arc::clone(&listener.name),
+            remote,
+            local,
+            class: peer.class,
+            since: now,
+        };
+        let slot = match slot {
+            Some(slot) => {
+                slot.introduce(card);
+                slot
+            }
+            None => self.core.reserve(Some(card)),
+        };
+        let connection = Connection::new(admitted, stream, Some(slot), peer, &socket, now);
         let listener = Arc::clone(listener);
         if rests {
             let (wants, deadline) = connection.first_rest();

@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use log::{Level, LevelFilter};
 
+use super::warden::Warden;
 use crate::admission::ladder::Reason;
 use crate::admission::limits::Limits;
 use crate::config::plan::SocketPlan;
@@ -44,7 +45,7 @@ impl Handshake {
     }
 }
 
-/// Counters since the start, per listener.
+/// Counters since the start, per listener; they outlive its reloads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     accepted: AtomicU64,
@@ -53,6 +54,10 @@ pub(crate) struct Counters {
     handshakes: [AtomicU64; Handshake::ALL.len()],
     panics: AtomicU64,
     bad_prefaces: AtomicU64,
+    /// PROXY headers awaited now.
+    pub(crate) prefaces: AtomicUsize,
+    /// When an error that a peer can cause was logged last, in seconds of the wall clock.
+    complained: AtomicU64,
 }
 
 /// [`Counters`] at one moment, with their labels.
@@ -83,6 +88,10 @@ impl Counters {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn abused(&self) {
+        self.abuse.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn bad_preface(&self) {
         self.bad_prefaces.fetch_add(1, Ordering::Relaxed);
     }
@@ -110,18 +119,16 @@ impl Counters {
     }
 }
 
-/// A TCP listener at run time.
+/// A TCP listener at run time, as one configuration has it. Connections keep the one they came to; limits and
+/// counters are those of all its configurations.
 pub(crate) struct TcpListener {
     pub(crate) name: Arc<str>,
     pub(crate) module: Arc<dyn Module>,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) warden: Arc<Warden>,
     pub(crate) idle_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
-    /// PROXY headers awaited now.
-    pub(crate) prefaces: AtomicUsize,
-    /// When an error that a peer can cause was logged last, in seconds of the wall clock.
-    pub(crate) complained: AtomicU64,
     pub(crate) client_speaks_first: bool,
     pub(crate) log_level: LevelFilter,
 }
@@ -133,6 +140,19 @@ pub(crate) struct TcpSocket {
     pub(crate) acceptors: Arc<Acceptors>,
     /// Where its listener's refusals are noted.
     pub(crate) refusals: usize,
+    /// What a reload put in its place.
+    pub(crate) successor: OnceLock<Arc<TcpSocket>>,
+}
+
+impl TcpSocket {
+    /// The socket as the newest configuration has it.
+    pub(crate) fn newest(self: &Arc<Self>) -> Arc<Self> {
+        let mut socket = self;
+        while let Some(successor) = socket.successor.get() {
+            socket = successor;
+        }
+        Arc::clone(socket)
+    }
 }
 
 impl TcpListener {
@@ -148,31 +168,34 @@ impl TcpListener {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        if self.complained.swap(now, Ordering::Relaxed) != now {
+        if self.counters.complained.swap(now, Ordering::Relaxed) != now {
             self.log(Level::Error, line);
         }
     }
 
     /// Takes a session's report of a misdeed.
     pub(crate) fn report(&self, address: IpAddr, abuse: Abuse) {
-        self.counters.abuse.fetch_add(1, Ordering::Relaxed);
+        self.counters.abused();
         self.log(Level::Debug, format_args!("{address}: {abuse:?}"));
+        self.warden.report(&self.name, address);
     }
 }
 
-/// A UDP listener at run time.
+/// A UDP listener at run time, as one configuration has it.
 pub(crate) struct UdpListener {
     pub(crate) name: Arc<str>,
     pub(crate) module: Arc<dyn DatagramModule>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) warden: Arc<Warden>,
     pub(crate) log_level: LevelFilter,
 }
 
 impl UdpListener {
     /// Takes a module's report of a misdeed.
     pub(crate) fn report(&self, address: IpAddr, abuse: Abuse) {
-        self.counters.abuse.fetch_add(1, Ordering::Relaxed);
+        self.counters.abused();
         self.log(Level::Debug, format_args!("{address}: {abuse:?}"));
+        self.warden.report(&self.name, address);
     }
 
     /// Logs one line in the listener's name, if its level lets it through.

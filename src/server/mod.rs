@@ -1,49 +1,64 @@
 #![forbid(unsafe_code)]
 //! The daemon at run time: sockets, the poll loop, parked connections, workers.
 
+pub(crate) mod census;
+mod commands;
 pub(crate) mod datagrams;
+mod descriptors;
+mod differences;
+mod edits;
 mod exchanges;
+mod forms;
 mod gate;
 pub(crate) mod listener;
 pub(crate) mod metrics;
-mod open;
 pub(crate) mod parked;
 mod poll_loop;
 mod preface;
+mod prepare;
 mod reaper;
 mod refusals;
+mod reload;
 mod sockets;
+mod state;
 pub mod status;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod udp_io;
+pub(crate) mod warden;
+pub(crate) mod why;
 pub(crate) mod workers;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll, Token};
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals as SignalSource;
 
 pub use sockets::StartError;
 
-use self::datagrams::UdpSockets;
 use self::gate::Gate;
-use self::listener::{Counters, TcpListener};
-use self::open::Tls;
 use self::poll_loop::PollLoop;
-use self::refusals::Refusals;
-use self::status::{ListenerStatus, SocketStatus, Status, WorkerStatus};
+use self::prepare::Workshop;
+use self::reload::{Changes, Order};
+use self::state::State;
+use self::status::{Status, WorkerStatus};
+use self::warden::{Keeper, Warden};
 use self::workers::{Core, Workers};
-use crate::admission::bans::Bans;
-use crate::admission::ladder::Reason;
-use crate::config::plan::{Plan, SocketPlan};
-use crate::tls::{self, Domains};
+use crate::admission::limits::Limits;
+use crate::config::plan::Plan;
+use crate::control::request::Reloaded;
+use crate::control::{Commands, Link};
+use crate::tls;
 
 /// How often certificates' ends are looked at.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -55,10 +70,13 @@ const SIGNAL: Token = Token(0xffff_fffd);
 /// A server with its sockets bound. [`Server::run`] serves until [`Handle::shutdown`] or SIGTERM.
 pub struct Server {
     poll_loop: PollLoop,
+    /// Dropped before the workers, so that no change waits for a poll thread that is gone.
+    orders: Receiver<Order>,
     workers: Workers,
     shared: Arc<Shared>,
-    drain: Duration,
     signals: Option<SignalSource>,
+    /// Dropped last: it writes what is left.
+    keeper: Keeper,
 }
 
 /// Controls a running server from any thread.
@@ -67,21 +85,25 @@ pub struct Handle(Arc<Shared>);
 
 struct Shared {
     core: Arc<Core>,
+    workshop: Workshop,
+    warden: Arc<Warden>,
     workers: usize,
-    listeners: Vec<Running>,
-    domains: Arc<Domains>,
+    state_dir: PathBuf,
+    /// The file that a reload reads; empty for a server that a program built.
+    file: PathBuf,
+    link: Link,
+    /// What runs.
+    state: ArcSwap<State>,
+    /// Held while something changes: one change at a time.
+    changes: Mutex<Changes>,
+    /// Counts of listeners that were taken away and still have connections.
+    gone: Mutex<Vec<Weak<Limits>>>,
+    /// Changes on their way to the poll thread.
+    inbox: Sender<Order>,
+    /// A SIGHUP waits to be heeded.
+    hangup: AtomicBool,
     /// How often a shutdown was asked for: once drains, twice stops at once.
     shutdowns: AtomicU32,
-}
-
-struct Running {
-    kind: RunningKind,
-    sockets: Vec<(SocketPlan, SocketAddr)>,
-}
-
-enum RunningKind {
-    Tcp(Arc<TcpListener>),
-    Udp(Arc<UdpSockets>),
 }
 
 impl Server {
@@ -90,53 +112,51 @@ impl Server {
     /// # Errors
     /// A socket cannot be bound, or the system has no room for the threads.
     pub fn bind(plan: Plan) -> Result<Server, StartError> {
-        let refused = |error: rustls::Error| StartError(format!("cannot start: {error}"));
-        let system = |error: io::Error| StartError(format!("cannot start: {error}"));
-        let descriptors = open::raise_descriptors();
-        open::warn_descriptors(&plan, descriptors);
+        let refused = |error: rustls::Error| StartError::new(format!("cannot start: {error}"));
+        let system = |error: io::Error| StartError::new(format!("cannot start: {error}"));
+        let most = descriptors::raise();
+        descriptors::warn(&plan, most);
         let poll = Poll::new().map_err(system)?;
         let registry = poll.registry().try_clone().map_err(system)?;
         let waker = mio::Waker::new(poll.registry(), WAKE).map_err(system)?;
-        let domains = plan.domains.prepare(&plan.state_dir, SystemTime::now());
-        let domains = domains.map_err(system)?;
-        let tls = Tls {
-            domains: Arc::new(domains),
-            ticketer: tls::ticketer().map_err(refused)?,
-        };
-        let (mut sources, mut listeners, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
-        for listener in plan.listeners {
-            let name = Arc::clone(&listener.name);
-            listeners.push(open::open(listener, &tls, refusals.len(), &mut sources)?);
-            refusals.push((name, Refusals::default()));
-        }
         let workers = Workers::start(plan.workers, registry, waker).map_err(system)?;
         let core = Arc::clone(workers.core());
-        for running in &listeners {
-            if let RunningKind::Tcp(listener) = &running.kind {
-                let core = Arc::clone(&core);
-                listener
-                    .limits
-                    .set_release_hook(Box::new(move || core.wake_poll()));
-            }
-        }
+        let (warden, woken) = Warden::open(&plan.state_dir);
+        let keeper = Keeper::start(Arc::clone(&warden), woken).map_err(system)?;
+        let gate = Gate::new(Arc::clone(&core), Arc::clone(&warden));
+        let poll_loop = PollLoop::new(poll, Arc::clone(&core), gate);
+        let (inbox, orders) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared {
-            core: Arc::clone(&core),
+            workshop: Workshop {
+                core: Arc::clone(&core),
+                warden: Arc::clone(&warden),
+                ticketer: tls::ticketer().map_err(refused)?,
+            },
+            core,
+            warden,
             workers: workers.count(),
-            listeners,
-            domains: tls.domains,
+            state_dir: plan.state_dir.clone(),
+            file: plan.file.clone(),
+            link: plan.link.clone(),
+            state: ArcSwap::default(),
+            changes: Mutex::default(),
+            gone: Mutex::default(),
+            inbox,
+            hangup: AtomicBool::new(false),
             shutdowns: AtomicU32::new(0),
         });
-        let bans = Arc::new(Bans::default());
-        let gate = Gate::new(Arc::clone(&core), plan.network, bans, refusals);
-        let mut poll_loop = PollLoop::new(poll, core, sources, gate);
-        poll_loop.open().map_err(system)?;
-        Ok(Server {
+        let commands: Arc<dyn Commands> = Arc::clone(&shared) as Arc<dyn Commands>;
+        shared.link.bind(Arc::downgrade(&commands));
+        let mut server = Server {
             poll_loop,
+            orders,
             workers,
             shared,
-            drain: plan.drain,
             signals: None,
-        })
+            keeper,
+        };
+        server.begin(plan)?;
+        Ok(server)
     }
 
     /// Lets SIGTERM and SIGINT drain the server; a second one stops it at once.
@@ -161,13 +181,11 @@ impl Server {
     /// Each socket with its listener's name and transport; ports that the kernel chose are known here.
     #[must_use]
     pub fn addresses(&self) -> Vec<(Arc<str>, &'static str, SocketAddr)> {
-        let each = self.shared.listeners.iter();
+        let state = self.shared.state.load();
+        let each = state.listeners.iter();
         each.flat_map(|running| {
-            let (name, transport) = running.names();
-            running
-                .sockets
-                .iter()
-                .map(move |(_, address)| (Arc::clone(&name), transport, *address))
+            let sockets = running.sockets.iter();
+            sockets.map(|socket| (Arc::clone(&running.name), running.transport(), socket.bound))
         })
         .collect()
     }
@@ -196,9 +214,10 @@ impl Server {
                     {
                         signals
                             .pending()
-                            .for_each(|signal| shared.signalled(signal));
+                            .for_each(|signal| Shared::signalled(shared, signal));
                     }
                 })?;
+            self.obey(&mut receiver);
             match self.shared.shutdowns.load(Ordering::Acquire) {
                 0 => continue,
                 1 => {}
@@ -206,21 +225,23 @@ impl Server {
             }
             let now = Instant::now();
             let until = *drained_at.get_or_insert_with(|| {
-                log::info!(
-                    "draining, for at most {}",
-                    humantime::format_duration(self.drain)
-                );
+                let state = self.shared.state.load();
+                let drain = humantime::format_duration(state.drain);
+                log::info!("draining, for at most {drain}");
                 self.poll_loop.close();
                 let core = &self.shared.core;
                 core.draining.store(true, Ordering::Release);
                 // Each slot that becomes free wakes the poll: the last one ends the run.
-                self.shared
+                state
                     .tcp()
                     .for_each(|listener| listener.limits.set_waiting(true));
+                let gone = self.shared.gone.lock();
+                let gone = gone.iter().filter_map(Weak::upgrade);
+                gone.for_each(|limits| limits.set_waiting(true));
                 for woken in core.parked.shutdown() {
                     self.poll_loop.dispatch(Some(woken));
                 }
-                now + self.drain
+                now + state.drain
             });
             let active = self.shared.active();
             if active == 0 {
@@ -231,7 +252,9 @@ impl Server {
                 break;
             }
         }
+        drop(self.orders);
         drop(self.workers);
+        drop(self.keeper);
         log::info!("stopped");
         Ok(())
     }
@@ -239,7 +262,7 @@ impl Server {
 
 impl Server {
     fn warn_expiry(&self) {
-        for line in self.shared.domains.expiring(SystemTime::now()) {
+        for line in self.shared.state.load().domains.expiring(SystemTime::now()) {
             log::warn!("{line}");
         }
     }
@@ -255,103 +278,61 @@ impl Handle {
     /// What the server is doing.
     #[must_use]
     pub fn status(&self) -> Status {
-        let listeners = self.0.listeners.iter().map(Running::status).collect();
-        let workers = WorkerStatus {
-            total: self.0.workers,
-            busy: self.0.core.busy(),
-        };
-        Status { listeners, workers }
+        self.0.status()
     }
-}
 
-impl Handle {
     /// All counters as text in the OpenMetrics format, each named `portreeve_..`.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let listeners = self.0.listeners.iter().map(Running::sample).collect();
-        let sample = metrics::Sample {
-            listeners,
-            busy: self.0.core.busy(),
-            domains: Arc::clone(&self.0.domains),
-        };
-        metrics::text(sample)
+        self.0.metrics()
+    }
+
+    /// Puts another plan in force, as a reload does: sockets of the same place stay open, connections stay
+    /// under the rules that let them in, counts and bans survive. Returns when it is in effect.
+    ///
+    /// # Errors
+    /// A socket cannot be opened, or the server stops; then nothing has changed.
+    pub fn replace(&self, plan: Plan) -> Result<Reloaded, String> {
+        self.0.replace(plan)
     }
 }
 
 impl Shared {
-    fn signalled(&self, signal: i32) {
+    fn status(&self) -> Status {
+        let state = self.state.load();
+        Status {
+            listeners: state.listeners.iter().map(|one| one.status()).collect(),
+            workers: WorkerStatus {
+                total: self.workers,
+                busy: self.core.busy(),
+            },
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let state = self.state.load();
+        let sample = metrics::Sample {
+            listeners: state.listeners.iter().map(|one| one.sample()).collect(),
+            busy: self.core.busy(),
+            domains: Arc::clone(&state.domains),
+        };
+        metrics::text(sample)
+    }
+
+    fn signalled(shared: &Arc<Shared>, signal: i32) {
         if signal == SIGHUP {
-            log::warn!("SIGHUP: reload is not part of this build yet");
+            Shared::hang_up(shared);
         } else {
-            self.shutdowns.fetch_add(1, Ordering::AcqRel);
+            shared.shutdowns.fetch_add(1, Ordering::AcqRel);
         }
     }
 
+    /// Connections of all listeners, of those taken away, too.
     fn active(&self) -> u32 {
-        self.tcp().map(|listener| listener.limits.active()).sum()
-    }
-
-    fn tcp(&self) -> impl Iterator<Item = &Arc<TcpListener>> {
-        self.listeners
-            .iter()
-            .filter_map(|running| match &running.kind {
-                RunningKind::Tcp(listener) => Some(listener),
-                RunningKind::Udp(_) => None,
-            })
-    }
-}
-
-impl Running {
-    fn names(&self) -> (Arc<str>, &'static str) {
-        match &self.kind {
-            RunningKind::Tcp(listener) => (Arc::clone(&listener.name), "tcp"),
-            RunningKind::Udp(group) => (Arc::clone(&group.listener.name), "udp"),
-        }
-    }
-
-    fn sample(&self) -> metrics::ListenerSample {
-        match &self.kind {
-            RunningKind::Tcp(listener) => metrics::ListenerSample {
-                name: Arc::clone(&listener.name),
-                active: Some(listener.limits.active()),
-                counters: listener.counters.sample(),
-            },
-            RunningKind::Udp(group) => metrics::ListenerSample {
-                name: Arc::clone(&group.listener.name),
-                active: None,
-                counters: group.listener.counters.sample(),
-            },
-        }
-    }
-
-    fn status(&self) -> ListenerStatus {
-        let (name, transport) = self.names();
-        let (channels, active, counters): (u32, u32, &Counters) = match &self.kind {
-            RunningKind::Tcp(listener) => (
-                listener.limits.settings().channels,
-                listener.limits.active(),
-                &listener.counters,
-            ),
-            RunningKind::Udp(group) => (0, 0, &group.listener.counters),
-        };
-        let rejected: BTreeMap<String, u64> = Reason::ALL
-            .into_iter()
-            .filter(|reason| counters.rejected(*reason) > 0)
-            .map(|reason| (reason.name().to_owned(), counters.rejected(reason)))
-            .collect();
-        let socket = |(plan, bound): &(SocketPlan, SocketAddr)| SocketStatus {
-            port: bound.port(),
-            address: plan.address,
-            tls: plan.tls.name().to_owned(),
-        };
-        ListenerStatus {
-            name: name.to_string(),
-            transport: transport.to_owned(),
-            channels,
-            active,
-            accepted: counters.accepted(),
-            rejected,
-            sockets: self.sockets.iter().map(socket).collect(),
-        }
+        let gone = self.gone.lock().iter().filter_map(Weak::upgrade).collect();
+        let gone: Vec<Arc<Limits>> = gone;
+        let state = self.state.load();
+        let active = state.tcp().map(|listener| listener.limits.active());
+        active.sum::<u32>() + gone.iter().map(|limits| limits.active()).sum::<u32>()
     }
 }

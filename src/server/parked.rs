@@ -8,9 +8,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+
+use super::census::{Card, Facts};
+
+/// Slots looked at under one lock.
+const AT_A_LOOK: usize = 512;
 
 /// What happened to a resident. A set of flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +38,8 @@ impl Signals {
     pub(crate) const FAR_READABLE: Signals = Signals(128);
     pub(crate) const FAR_WRITABLE: Signals = Signals(256);
     pub(crate) const FAR_HANGUP: Signals = Signals(512);
+    /// A person wants it to end. Every resident waits for this.
+    pub(crate) const CUT: Signals = Signals(1024);
 
     pub(crate) const fn and(self, other: Signals) -> Signals {
         Signals(self.0 | other.0)
@@ -67,12 +75,18 @@ struct Table<R> {
 
 struct Slot<R> {
     generation: u32,
+    /// False between two that have it.
+    is_taken: bool,
     signals: Signals,
     wants: Signals,
     resident: Option<R>,
     deadline: Option<Instant>,
     /// The earliest entry of this slot in the heap.
     queued: Option<Instant>,
+    /// Who has the slot, where it is a connection.
+    card: Option<Card>,
+    /// What it did; the same value for all that have the slot one after the other.
+    facts: Arc<Facts>,
 }
 
 impl<R> Parked<R> {
@@ -88,8 +102,8 @@ impl<R> Parked<R> {
         }
     }
 
-    /// A slot whose resident is away. Given back with [`Parked::release`].
-    pub(crate) fn reserve(&self) -> Key {
+    /// A slot whose resident is away, and where that notes what it does. Given back with [`Parked::release`].
+    pub(crate) fn reserve(&self, card: Option<Card>) -> (Key, Arc<Facts>) {
         let mut table = self.table.lock();
         let signals = if table.shutdown {
             Signals::SHUTDOWN
@@ -98,25 +112,88 @@ impl<R> Parked<R> {
         };
         if let Some(index) = table.free.pop() {
             let slot = &mut table.slots[index as usize];
+            slot.is_taken = true;
             slot.signals = signals;
-            return Key {
+            slot.card = card;
+            slot.facts.reset();
+            let key = Key {
                 index,
                 generation: slot.generation,
             };
+            return (key, Arc::clone(&slot.facts));
         }
         let index = u32::try_from(table.slots.len()).expect("fewer slots than descriptors");
+        let facts = Arc::<Facts>::default();
         table.slots.push(Slot {
             generation: 1,
+            is_taken: true,
             signals,
             wants: Signals::NONE,
             resident: None,
             deadline: None,
             queued: None,
+            card,
+            facts: Arc::clone(&facts),
         });
-        Key {
+        let key = Key {
             index,
             generation: 1,
+        };
+        (key, facts)
+    }
+
+    /// Says who has a slot.
+    pub(crate) fn introduce(&self, key: Key, card: Card) {
+        if let Some(slot) = self.table.lock().slot(key) {
+            slot.card = Some(card);
         }
+    }
+
+    /// True until a slot is given back.
+    pub(crate) fn is_live(&self, key: Key) -> bool {
+        self.table.lock().slot(key).is_some()
+    }
+
+    /// Looks at all connections, some hundreds at a time, so that nobody waits for the lock for long.
+    pub(crate) fn each(&self, mut look: impl FnMut(Key, &Card, &Facts, bool)) {
+        let mut from = 0;
+        loop {
+            let table = self.table.lock();
+            let Some(slots) = table.slots.get(from..) else {
+                return;
+            };
+            if slots.is_empty() {
+                return;
+            }
+            for (index, slot) in (from..).zip(slots.iter().take(AT_A_LOOK)) {
+                if let (Some(card), Ok(index)) = (&slot.card, u32::try_from(index)) {
+                    let generation = slot.generation;
+                    let key = Key { index, generation };
+                    look(key, card, &slot.facts, slot.resident.is_some());
+                }
+            }
+            from += AT_A_LOOK;
+        }
+    }
+
+    /// Signals [`Signals::CUT`] to all slots that `chosen` names, and answers which they are, and their
+    /// residents that are here.
+    pub(crate) fn cut(
+        &self,
+        mut chosen: impl FnMut(Key, Option<&Card>, Option<&R>) -> bool,
+    ) -> (Vec<Key>, Vec<(R, Signals)>) {
+        let (mut keys, mut residents) = (Vec::new(), Vec::new());
+        let mut table = self.table.lock();
+        for (index, slot) in (0..).zip(&mut table.slots) {
+            let generation = slot.generation;
+            let key = Key { index, generation };
+            if slot.is_taken && chosen(key, slot.card.as_ref(), slot.resident.as_ref()) {
+                keys.push(key);
+                slot.signals = slot.signals.and(Signals::CUT);
+                residents.extend(slot.take());
+            }
+        }
+        (keys, residents)
     }
 
     /// Frees a slot; later signals for `key` do nothing.
@@ -127,9 +204,10 @@ impl<R> Parked<R> {
             slot.generation = slot.generation.checked_add(1).unwrap_or(1);
             slot.queued = None;
             slot.deadline = None;
-            let resident = slot.resident.take();
+            slot.is_taken = false;
+            let left = (slot.resident.take(), slot.card.take());
             table.free.push(key.index);
-            resident
+            left
         };
         drop(resident);
     }
@@ -148,7 +226,7 @@ impl<R> Parked<R> {
         let Some(slot) = table.slot(key) else {
             return Err((resident, Signals::HANGUP));
         };
-        if slot.signals.has(wants) {
+        if slot.signals.has(wants.and(Signals::CUT)) {
             return Err((resident, std::mem::take(&mut slot.signals)));
         }
         slot.wants = wants;
@@ -169,7 +247,7 @@ impl<R> Parked<R> {
         let mut table = self.table.lock();
         let slot = table.slot(key)?;
         slot.signals = slot.signals.and(signals);
-        if !slot.signals.has(slot.wants) {
+        if !slot.signals.has(slot.wants.and(Signals::CUT)) {
             return None;
         }
         slot.take()
@@ -281,7 +359,7 @@ mod tests {
     #[test]
     fn a_signal_that_came_while_away_gives_the_resident_back_at_once() {
         let parked = Parked::new();
-        let key = parked.reserve();
+        let key = parked.reserve(None).0;
         assert!(parked.signal(key, Signals::READABLE).is_none());
         let (resident, signals) = parked.park(key, "a", READ, None).unwrap_err();
         assert_eq!((resident, signals), ("a", Signals::READABLE));
@@ -296,9 +374,9 @@ mod tests {
     #[test]
     fn a_late_signal_for_a_reused_slot_does_nothing() {
         let parked = Parked::new();
-        let old = parked.reserve();
+        let old = parked.reserve(None).0;
         parked.release(old);
-        let new = parked.reserve();
+        let new = parked.reserve(None).0;
         assert_eq!(old.index, new.index);
         assert!(parked.park(new, "new", READ, None).is_ok());
         assert!(parked.signal(old, Signals::READABLE).is_none());
@@ -309,7 +387,7 @@ mod tests {
     fn a_deadline_that_moves_on_keeps_one_entry_in_the_heap() {
         let parked = Parked::new();
         let start = Instant::now();
-        let key = parked.reserve();
+        let key = parked.reserve(None).0;
         let second = Duration::from_secs(1);
         for turn in 1..100 {
             assert!(
@@ -333,7 +411,7 @@ mod tests {
     fn the_poll_thread_is_woken_only_for_an_earlier_deadline() {
         let parked = Parked::new();
         let start = Instant::now();
-        let (a, b) = (parked.reserve(), parked.reserve());
+        let (a, b) = (parked.reserve(None).0, parked.reserve(None).0);
         parked.sleep_until(None);
         assert_eq!(
             parked.park(a, (), READ, Some(start + Duration::from_secs(5))),
@@ -344,5 +422,22 @@ mod tests {
             parked.park(b, (), READ, Some(start + Duration::from_secs(6))),
             Ok(false)
         );
+    }
+
+    #[test]
+    fn a_cut_reaches_those_at_rest_and_those_away_and_no_later_owner_of_the_slot() {
+        let parked = Parked::new();
+        let (here, away) = (parked.reserve(None).0, parked.reserve(None).0);
+        let old = parked.reserve(None).0;
+        parked.release(old);
+        assert!(parked.park(here, "here", Signals::DONE, None).is_ok());
+        let (keys, residents) = parked.cut(|_, _, _| true);
+        assert_eq!(keys, [here, away]);
+        assert_eq!(residents, [("here", Signals::CUT)]);
+        let (_, signals) = parked.park(away, "away", READ, None).unwrap_err();
+        assert_eq!(signals, Signals::CUT);
+        let new = parked.reserve(None).0;
+        assert!(parked.park(new, "new", READ, None).is_ok());
+        assert!(!parked.is_live(old) && parked.is_live(new));
     }
 }

@@ -2,18 +2,23 @@
 //! The one poll loop: accepts, reads datagrams, minds the parked, and runs no module code.
 
 use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
-use mio::{Events, Interest, Poll, Token};
+use mio::unix::SourceFd;
+use mio::{Events, Poll, Token};
+use socket2::SockRef;
 
-use super::datagrams::{Batch, MOST_BATCHES, UdpSockets};
+use super::datagrams::{Batch, MOST_BATCHES, UdpPort, UdpSockets};
 use super::gate::Gate;
-use super::listener::TcpSocket;
+use super::listener::{TcpSocket, UdpListener};
 use super::parked::Signals;
 use super::sockets;
+use super::swap::{Retired, Swap};
 use super::udp_io;
 use super::workers::{self, Core, Resident};
 use crate::admission::ladder::Restriction;
@@ -22,10 +27,13 @@ use crate::admission::ladder::Restriction;
 const ACCEPT_BUDGET: usize = 64;
 /// Receive calls on one socket before the others get their share.
 const RECEIVE_BUDGET: usize = 8;
+/// Rounds of a budget each in which a socket that goes away is emptied.
+const MOST_LAST_LOOKS: usize = 64;
 /// How long a socket rests when descriptors have run out.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+
 /// A listening socket and whose it is.
-pub(crate) struct Source {
+pub(super) struct Source {
     kind: Kind,
     /// Not read to the end since its last event. Edge-triggered polls speak once.
     undrained: bool,
@@ -36,23 +44,25 @@ pub(crate) struct Source {
 /// The two transports of a source.
 pub(crate) enum Kind {
     Tcp {
-        accepts: mio::net::TcpListener,
+        accepts: Arc<mio::net::TcpListener>,
         socket: Arc<TcpSocket>,
     },
     Udp {
         group: Arc<UdpSockets>,
+        listener: Arc<UdpListener>,
+        port: Arc<UdpPort>,
+        /// The socket's number in routes.
         index: u32,
         refusals: usize,
         restriction: Restriction,
     },
 }
 
-impl Source {
-    pub(crate) fn new(kind: Kind) -> Self {
-        Source {
-            kind,
-            undrained: true,
-            paused: None,
+impl Kind {
+    fn fd(&self) -> RawFd {
+        match self {
+            Kind::Tcp { accepts, .. } => accepts.as_raw_fd(),
+            Kind::Udp { port, .. } => port.socket.as_raw_fd(),
         }
     }
 }
@@ -61,22 +71,29 @@ impl Source {
 pub(crate) struct PollLoop {
     poll: Poll,
     core: Arc<Core>,
-    sources: Vec<Source>,
+    /// By token. An event for a place that has changed hands means a look too many, and no more.
+    sources: Vec<Option<Source>>,
     /// Sources that were not read to the end.
     undrained: Vec<usize>,
+    /// UDP listeners.
+    groups: Vec<Arc<UdpSockets>>,
     gate: Gate,
     descriptors_warned: Option<Instant>,
+    closed: bool,
 }
 
 impl PollLoop {
-    pub(crate) fn new(poll: Poll, core: Arc<Core>, sources: Vec<Source>, gate: Gate) -> Self {
+    /// Without a socket; [`PollLoop::apply`] brings them.
+    pub(crate) fn new(poll: Poll, core: Arc<Core>, gate: Gate) -> Self {
         PollLoop {
             poll,
             core,
-            undrained: (0..sources.len()).collect(),
-            sources,
+            undrained: Vec::new(),
+            sources: Vec::new(),
+            groups: Vec::new(),
             gate,
             descriptors_warned: None,
+            closed: false,
         }
     }
 
@@ -85,35 +102,95 @@ impl PollLoop {
         self.poll.registry()
     }
 
-    /// Registers the sockets with the poll.
-    pub(crate) fn open(&mut self) -> io::Result<()> {
-        for (index, source) in self.sources.iter_mut().enumerate() {
-            match &mut source.kind {
-                Kind::Tcp { accepts, .. } => {
-                    self.poll
-                        .registry()
-                        .register(accepts, Token(index), Interest::READABLE)?;
-                }
-                Kind::Udp {
-                    group, index: at, ..
-                } => {
-                    use std::os::fd::AsRawFd;
-                    let fd = group.sockets[*at as usize].0.as_raw_fd();
-                    let mut fd = mio::unix::SourceFd(&fd);
-                    self.poll
-                        .registry()
-                        .register(&mut fd, Token(index), Interest::READABLE)?;
-                }
+    /// Puts a prepared change in force; what it replaced comes back, to be dropped elsewhere. Refused while
+    /// the server stops.
+    pub(crate) fn apply(&mut self, swap: Swap, receiver: &mut udp_io::Receiver) -> Option<Retired> {
+        if self.closed {
+            return None;
+        }
+        let mut retired = Retired::default();
+        // Whoever the kernel let in before the end of a socket is looked at by its rules.
+        for index in swap.removed {
+            retired.sources.extend(self.remove(index, receiver));
+        }
+        for (limits, settings) in swap.limits {
+            limits.replace(settings);
+        }
+        for (group, listener, ports) in swap.udp {
+            group.listener.store(listener);
+            group.ports.store(Arc::new(ports));
+        }
+        for (old, new) in swap.successors {
+            let _ = old.successor.set(new);
+        }
+        for (index, kind) in swap.sources {
+            retired.kinds.extend(self.put(index, kind));
+        }
+        retired.groups = std::mem::replace(&mut self.groups, swap.groups);
+        if let Some(network) = swap.network {
+            retired.network = Some(self.gate.replace(network));
+        }
+        self.gate.name(swap.names);
+        Some(retired)
+    }
+
+    /// Puts a registered socket in its place, or other rules on one that is there.
+    fn put(&mut self, index: usize, kind: Kind) -> Option<Kind> {
+        if self.sources.len() <= index {
+            self.sources.resize_with(index + 1, || None);
+        }
+        let place = &mut self.sources[index];
+        if let Some(source) = place {
+            return Some(std::mem::replace(&mut source.kind, kind));
+        }
+        *place = Some(Source {
+            kind,
+            undrained: true,
+            paused: None,
+        });
+        self.undrained.push(index);
+        None
+    }
+
+    /// Takes a socket out, once whoever came to it has been looked at.
+    fn remove(&mut self, index: usize, receiver: &mut udp_io::Receiver) -> Option<Source> {
+        for _ in 0..MOST_LAST_LOOKS {
+            match self.sources.get_mut(index) {
+                Some(Some(source)) if source.paused.is_none() => source.undrained = true,
+                _ => break,
+            }
+            self.drain(index, receiver, Instant::now());
+            if matches!(self.sources.get(index), Some(Some(source)) if !source.undrained) {
+                break;
             }
         }
-        Ok(())
+        self.undrained.retain(|other| *other != index);
+        let source = self.sources.get_mut(index)?.take()?;
+        let fd = source.kind.fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        if let Kind::Tcp { accepts, .. } = &source.kind {
+            // At once, whoever else still holds the descriptor.
+            let _ = SockRef::from(&**accepts).shutdown(Shutdown::Read);
+        }
+        Some(source)
     }
 
     /// Stops accepting: the kernel refuses newcomers from here on.
     pub(crate) fn close(&mut self) {
+        self.closed = true;
         self.gate.close();
         self.undrained.clear();
+        for index in 0..self.sources.len() {
+            if let Some(Source {
+                kind: Kind::Tcp { accepts, .. },
+                ..
+            }) = &self.sources[index]
+            {
+                let _ = SockRef::from(&**accepts).shutdown(Shutdown::Read);
+            }
+        }
         self.sources.clear();
+        self.groups.clear();
     }
 
     /// One look at everything. `until` bounds the sleep; tokens that are not ours go to `other`.
@@ -138,11 +215,11 @@ impl PollLoop {
                     self.dispatch(woken);
                 }
                 None => match self.sources.get_mut(event.token().0) {
-                    Some(source) if source.undrained => {}
-                    Some(source) => {
+                    Some(Some(source)) if !source.undrained => {
                         source.undrained = true;
                         self.undrained.push(event.token().0);
                     }
+                    Some(_) => {}
                     None => other(event.token()),
                 },
             }
@@ -154,15 +231,17 @@ impl PollLoop {
         self.gate.look_again(now);
         let undrained = std::mem::take(&mut self.undrained);
         for &index in &undrained {
-            let source = &mut self.sources[index];
-            if source.paused.is_none_or(|paused| paused <= now) {
+            if let Some(source) = &mut self.sources[index]
+                && source.paused.is_none_or(|paused| paused <= now)
+            {
                 source.paused = None;
                 self.drain(index, receiver, now);
             }
         }
         self.undrained = undrained;
         let sources = &self.sources;
-        self.undrained.retain(|index| sources[*index].undrained);
+        self.undrained
+            .retain(|index| matches!(&sources[*index], Some(source) if source.undrained));
         self.alarms(now);
         self.gate.speak(now);
         Ok(())
@@ -179,17 +258,18 @@ impl PollLoop {
 
     /// How long the poll may sleep.
     fn sleep(&self, now: Instant, until: Option<Instant>) -> Option<Duration> {
-        let mut undrained = self.undrained.iter().map(|index| &self.sources[*index]);
-        let ready = undrained.any(|source| source.paused.is_none());
+        let undrained = || {
+            let indexes = self.undrained.iter();
+            indexes.filter_map(|index| self.sources[*index].as_ref())
+        };
+        let ready = undrained().any(|source| source.paused.is_none());
         if ready || self.gate.is_hasty() {
             return Some(Duration::ZERO);
         }
-        let paused = self
-            .undrained
-            .iter()
-            .filter_map(|index| self.sources[*index].paused);
+        let paused = undrained().filter_map(|source| source.paused);
         let alarms = self
-            .udp_groups()
+            .groups
+            .iter()
             .filter_map(|group| group.alarms.lock().iter().map(|(at, _)| *at).min());
         let own = paused
             .chain(self.gate.next(now))
@@ -201,27 +281,24 @@ impl PollLoop {
         Some(until.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
-    fn udp_groups(&self) -> impl Iterator<Item = &Arc<UdpSockets>> {
-        self.sources.iter().filter_map(|source| match &source.kind {
-            Kind::Udp {
-                group, index: 0, ..
-            } => Some(group),
-            _ => None,
-        })
-    }
-
     fn drain(&mut self, index: usize, receiver: &mut udp_io::Receiver, now: Instant) {
-        match &self.sources[index].kind {
-            Kind::Tcp { .. } => self.accept(index, now),
-            Kind::Udp { .. } => self.receive(index, receiver),
+        match self.sources[index].as_ref().map(|source| &source.kind) {
+            Some(Kind::Tcp { .. }) => self.accept(index, now),
+            Some(Kind::Udp { .. }) => self.receive(index, receiver),
+            None => {}
         }
     }
 
     fn accept(&mut self, index: usize, now: Instant) {
+        let Some(Source {
+            kind: Kind::Tcp { accepts, socket },
+            undrained,
+            paused,
+        }) = &mut self.sources[index]
+        else {
+            return;
+        };
         for _ in 0..ACCEPT_BUDGET {
-            let Kind::Tcp { accepts, socket } = &self.sources[index].kind else {
-                return;
-            };
             match accepts.accept() {
                 Ok((stream, remote)) => {
                     let remote = sockets::canonical(remote);
@@ -229,7 +306,12 @@ impl PollLoop {
                 }
                 Err(error) => match error.raw_os_error().map(nix::errno::Errno::from_raw) {
                     _ if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.sources[index].undrained = false;
+                        *undrained = false;
+                        return;
+                    }
+                    // A change is about to take its place.
+                    Some(nix::errno::Errno::EINVAL) => {
+                        *undrained = false;
                         return;
                     }
                     Some(
@@ -238,7 +320,7 @@ impl PollLoop {
                         | nix::errno::Errno::ENOBUFS
                         | nix::errno::Errno::ENOMEM,
                     ) => {
-                        self.sources[index].paused = Some(now + DESCRIPTOR_PAUSE);
+                        *paused = Some(now + DESCRIPTOR_PAUSE);
                         self.warn_descriptors(&error, now);
                         return;
                     }
@@ -250,29 +332,33 @@ impl PollLoop {
     }
 
     fn receive(&mut self, index: usize, receiver: &mut udp_io::Receiver) {
-        let source = &mut self.sources[index];
-        let Kind::Udp {
-            group,
-            index: at,
-            refusals,
-            restriction,
-        } = &source.kind
+        let Some(Source {
+            kind:
+                Kind::Udp {
+                    group,
+                    listener,
+                    port,
+                    index: at,
+                    refusals,
+                    restriction,
+                },
+            undrained,
+            paused,
+        }) = &mut self.sources[index]
         else {
             return;
         };
         let (at, gate) = (*at, &mut self.gate);
-        let listener = &group.listener;
         for _ in 0..RECEIVE_BUDGET {
             if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
                 // The kernel keeps what does not fit, and a worker that ends a batch changes this soon.
-                source.paused = Some(Instant::now() + Duration::from_millis(1));
+                *paused = Some(Instant::now() + Duration::from_millis(1));
                 return;
             }
             let mut batch = Box::new(Batch::new(group));
             let wall = SystemTime::now();
-            let received = receiver.receive(
-                &group.sockets[at as usize].0,
-                |remote, local, bytes| match gate.clear(remote.ip(), restriction, wall) {
+            let received = receiver.receive(&port.socket, |remote, local, bytes| {
+                match gate.clear(remote.ip(), restriction, wall) {
                     Ok(cleared) => {
                         listener.counters.accept();
                         batch.push(remote, local, at, cleared.class(), bytes);
@@ -281,15 +367,15 @@ impl PollLoop {
                         listener.counters.reject(reason);
                         gate.refused(*refusals, listener.log_level, reason, remote);
                     }
-                },
-            );
+                }
+            });
             if !batch.is_empty() {
                 self.core.enqueue_datagrams(batch);
             }
             match received {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    source.undrained = false;
+                    *undrained = false;
                     return;
                 }
                 // An ICMP error of an earlier answer is reported once and means nothing for the next.
@@ -299,7 +385,7 @@ impl PollLoop {
     }
 
     fn alarms(&self, now: Instant) {
-        for group in self.udp_groups() {
+        for group in &self.groups {
             let mut batch = None;
             group.alarms.lock().retain(|&(at, key)| {
                 if at <= now {

@@ -41,7 +41,7 @@ struct Awaited(Arc<TcpListener>);
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        self.0.prefaces.fetch_sub(1, Ordering::Relaxed);
+        self.0.counters.prefaces.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -60,13 +60,13 @@ impl Preface {
     ) -> Result<Self, Newcomer> {
         let listener = Arc::clone(&newcomer.socket.listener);
         let most = MOST_OVER_CHANNELS.saturating_add(listener.limits.settings().channels as usize);
-        let before = listener.prefaces.fetch_add(1, Ordering::Relaxed);
+        let before = listener.counters.prefaces.fetch_add(1, Ordering::Relaxed);
         let until = now + listener.handshake_timeout;
         let awaited = Awaited(listener);
         if before >= most {
             return Err(newcomer);
         }
-        let mut slot = core.reserve();
+        let mut slot = core.reserve(None);
         let watched = core.watch(&mut slot, &mut newcomer.stream);
         newcomer.slot = Some(slot);
         if watched.is_err() {

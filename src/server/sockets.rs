@@ -12,13 +12,26 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::udp_io;
 use crate::config::plan::SocketPlan;
 
-/// Why the server cannot start. Displays as a whole sentence without a trailing dot.
+/// Why the server cannot start, or a socket not be opened. Displays as a whole sentence without a trailing dot.
 #[derive(Debug)]
-pub struct StartError(pub(crate) String);
+pub struct StartError {
+    message: String,
+    /// The socket that is meant.
+    pub(crate) place: Option<(u16, Option<IpAddr>)>,
+}
+
+impl StartError {
+    pub(crate) fn new(message: String) -> Self {
+        StartError {
+            message,
+            place: None,
+        }
+    }
+}
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
@@ -51,13 +64,21 @@ pub(crate) fn bind_tcp(
     Ok(mio::net::TcpListener::from_std(socket.into()))
 }
 
-/// Binds a datagram socket that can tell which local address was asked.
-pub(crate) fn bind_udp(listener: &Arc<str>, plan: &SocketPlan) -> Result<BoundUdp, StartError> {
-    let (socket, ipv6) = bind(plan, Type::DGRAM, Protocol::UDP, |_| Ok(()))
+/// Binds a datagram socket that can tell which local address was asked. It `shares` its port with one of ours
+/// that is about to be closed, and that lets it.
+pub(crate) fn bind_udp(
+    listener: &Arc<str>,
+    plan: &SocketPlan,
+    shares: bool,
+) -> Result<BoundUdp, StartError> {
+    let options = |socket: &Socket| socket.set_reuse_address(shares);
+    let (socket, ipv6) = bind(plan, Type::DGRAM, Protocol::UDP, options)
         .and_then(|(socket, ipv6)| {
             udp_io::prepare(&socket, ipv6, plan.address.is_none())?;
             // A burst waits here while a batch is handled; the kernel caps it at net.core.rmem_max.
             let _ = socket.set_recv_buffer_size(4 << 20);
+            // Asked at the binding only: from here on nobody shares the port with it.
+            socket.set_reuse_address(false)?;
             Ok((socket, ipv6))
         })
         .map_err(|error| explain(listener, "udp", plan, &error))?;
@@ -65,6 +86,22 @@ pub(crate) fn bind_udp(listener: &Arc<str>, plan: &SocketPlan) -> Result<BoundUd
         socket: mio::net::UdpSocket::from_std(socket.into()),
         ipv6,
     })
+}
+
+/// Binds and lets go again, without listening.
+pub(crate) fn try_bind(
+    listener: &Arc<str>,
+    transport: &str,
+    plan: &SocketPlan,
+) -> Result<(), StartError> {
+    let bound = match transport {
+        "udp" => bind(plan, Type::DGRAM, Protocol::UDP, |_| Ok(())),
+        _ => bind(plan, Type::STREAM, Protocol::TCP, |socket| {
+            socket.set_reuse_address(true)
+        }),
+    };
+    let bound = bound.map_err(|error| explain(listener, transport, plan, &error));
+    bound.map(drop)
 }
 
 /// The address that a TCP peer connected to, an IPv4-mapped one as IPv4.
@@ -148,7 +185,8 @@ fn explain(
         }
         _ => String::new(),
     };
-    StartError(format!(
-        "listener {listener}: cannot open {transport} {place}: {error}{hint}"
-    ))
+    StartError {
+        message: format!("listener {listener}: cannot open {transport} {place}: {error}{hint}"),
+        place: Some((plan.port, plan.address)),
+    }
 }

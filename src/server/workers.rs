@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use super::datagrams::Batch;
+use super::census::{Card, Facts};
+use super::datagrams::{Batch, UdpSockets};
 use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
@@ -86,11 +87,18 @@ impl Default for Scratch {
 /// Owns a slot of the parked table; gives it back when its connection ends.
 pub(crate) struct SlotGuard {
     key: Key,
+    /// What its connection did, for people to see.
+    pub(crate) facts: Arc<Facts>,
     core: Arc<Core>,
     registered: bool,
 }
 
 impl SlotGuard {
+    /// Says who has the slot.
+    pub(crate) fn introduce(&self, card: Card) {
+        self.core.parked.introduce(self.key, card);
+    }
+
     pub(crate) fn key(&self) -> Key {
         self.key
     }
@@ -188,6 +196,31 @@ impl Core {
         }
     }
 
+    /// Tells the connections that `chosen` names to end, and answers which they are.
+    pub(crate) fn cut(&self, mut chosen: impl FnMut(Key, &Card) -> bool) -> Vec<Key> {
+        let by_card = |key, card: Option<&Card>, _: Option<&Resident>| {
+            card.is_some_and(|card| chosen(key, card))
+        };
+        let (keys, residents) = self.parked.cut(by_card);
+        for (resident, signals) in residents {
+            self.enqueue(resident, signals);
+        }
+        keys
+    }
+
+    /// Lets the exchanges of a listener that is gone notice it; those of others look up in vain.
+    pub(crate) fn cut_exchanges(&self, group: &Arc<UdpSockets>) {
+        let of_group = |_, card: Option<&Card>, resident: Option<&Resident>| match resident {
+            Some(Resident::Exchange(exchange)) => exchange.is_of(group),
+            Some(_) => false,
+            None => card.is_none(),
+        };
+        let (_, residents) = self.parked.cut(of_group);
+        for (resident, signals) in residents {
+            self.enqueue(resident, signals);
+        }
+    }
+
     /// Puts a connection to rest. Registers it with the poll at its first rest; readiness that exists by
     /// then is reported, so nothing is lost.
     pub(crate) fn park(
@@ -255,7 +288,7 @@ impl Core {
         stream: &mut TcpStream,
         slot: &mut Option<SlotGuard>,
     ) -> Option<Key> {
-        let guard = slot.get_or_insert_with(|| self.reserve());
+        let guard = slot.get_or_insert_with(|| self.reserve(None));
         if let Err(error) = self.watch(guard, stream) {
             log::error!("cannot watch one more connection: {error}");
             return None;
@@ -277,6 +310,16 @@ impl Core {
         Ok(())
     }
 
+    /// Registers a listening socket with the poll under a token of the poll loop's.
+    pub(crate) fn watch_source(
+        &self,
+        source: &mut impl mio::event::Source,
+        index: usize,
+    ) -> std::io::Result<()> {
+        self.registry
+            .register(source, Token(index), Interest::READABLE)
+    }
+
     /// Registers the upstream socket of a slot's resident.
     pub(crate) fn register_far(
         &self,
@@ -286,10 +329,12 @@ impl Core {
         register(&self.registry, Token(token(key).0 | FAR))
     }
 
-    /// A slot without a registered socket yet.
-    pub(crate) fn reserve(self: &Arc<Self>) -> SlotGuard {
+    /// A slot without a registered socket yet; a connection says who it is.
+    pub(crate) fn reserve(self: &Arc<Self>, card: Option<Card>) -> SlotGuard {
+        let (key, facts) = self.parked.reserve(card);
         SlotGuard {
-            key: self.parked.reserve(),
+            key,
+            facts,
             core: Arc::clone(self),
             registered: false,
         }
