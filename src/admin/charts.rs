@@ -7,10 +7,10 @@ use maud::{Markup, html};
 
 use super::history::{MOST, STEP, Sample};
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 180.0;
+const WIDTH: f64 = 420.0;
+const HEIGHT: f64 = 150.0;
 /// Room for the numbers at the left, and below for the time.
-const LEFT: f64 = 44.0;
+const LEFT: f64 = 38.0;
 const BOTTOM: f64 = 20.0;
 const TOP: f64 = 8.0;
 
@@ -55,6 +55,7 @@ pub(super) fn chart(title: &str, class: &str, series: &[Series]) -> Markup {
         .flat_map(|one| &one.values)
         .fold(0.0_f64, |most, value| most.max(*value));
     let top = nice(largest);
+    let steps = window(series.iter().map(|one| one.values.len()).max().unwrap_or(0));
     html! {
         figure class={ "chart " (class) } {
             figcaption {
@@ -69,21 +70,19 @@ pub(super) fn chart(title: &str, class: &str, series: &[Series]) -> Markup {
                     }
                 }
             }
-            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (title) ", the last ten minutes" } {
+            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (title) ", the last " (covers(steps)) } {
                 @for part in 0..=2 {
                     @let value = top * f64::from(part) / 2.0;
                     @let y = y(value, top);
                     line class="grid" x1=(LEFT) x2=(WIDTH) y1=(y) y2=(y) {}
                     text class="label" x=(LEFT - 6.0) y=(y + 4.0) text-anchor="end" { (short(value)) }
                 }
-                @for (minutes, at) in [("10 min", 0.0), ("5 min", 0.5)] {
-                    text class="label" x=(LEFT + at * (WIDTH - LEFT)) y=(HEIGHT - 4.0) { (minutes) }
-                }
+                text class="label" x=(LEFT) y=(HEIGHT - 4.0) { (covers(steps)) " ago" }
                 text class="label" x=(WIDTH) y=(HEIGHT - 4.0) text-anchor="end" { "now" }
                 @for (index, one) in series.iter().enumerate().rev() {
                     g class={ "s" (index) } {
-                        path class="area" d=(path(&one.values, top, true)) {}
-                        path class="line" d=(path(&one.values, top, false)) {}
+                        path class="area" d=(path(&one.values, top, steps, true)) {}
+                        path class="line" d=(path(&one.values, top, steps, false)) {}
                     }
                 }
             }
@@ -97,7 +96,7 @@ pub(super) fn spark(values: &[f64]) -> Markup {
         .iter()
         .fold(0.0_f64, |most, value| most.max(*value))
         .max(0.5);
-    let step = 120.0 / f64::from(u16::try_from(MOST).unwrap_or(u16::MAX));
+    let step = 120.0 / float(window(values.len()) as u64);
     let start = 120.0 - step * float(values.len() as u64);
     let mut d = String::new();
     for (index, value) in values.iter().enumerate() {
@@ -114,9 +113,18 @@ fn y(value: f64, top: f64) -> f64 {
     TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - value / top)
 }
 
-fn path(values: &[f64], top: f64, closed: bool) -> String {
-    let step = (WIDTH - LEFT) / f64::from(u16::try_from(MOST - 1).unwrap_or(u16::MAX));
-    let values = &values[values.len().saturating_sub(MOST)..];
+/// How many steps a graph shows: a minute, five or ten, so that a young one is not a dot at the edge.
+fn window(values: usize) -> usize {
+    let windows = [31, 151, MOST];
+    windows
+        .into_iter()
+        .find(|window| values <= *window)
+        .unwrap_or(MOST)
+}
+
+fn path(values: &[f64], top: f64, steps: usize, closed: bool) -> String {
+    let step = (WIDTH - LEFT) / float(steps.saturating_sub(1).max(1) as u64);
+    let values = &values[values.len().saturating_sub(steps)..];
     let start = WIDTH - step * float(values.len().saturating_sub(1) as u64);
     let mut d = String::new();
     for (index, value) in values.iter().enumerate() {
@@ -161,9 +169,14 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
-/// The time that the graphs cover.
-pub(super) fn covers() -> String {
-    humantime::format_duration(STEP * u32::try_from(MOST).unwrap_or(0)).to_string()
+/// The time that so many steps cover.
+fn covers(steps: usize) -> String {
+    let minutes = (steps as u64 * STEP.as_secs() + 30) / 60;
+    if minutes == 1 {
+        "a minute".to_owned()
+    } else {
+        format!("{minutes} minutes")
+    }
 }
 
 #[cfg(test)]
@@ -195,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_path_ends_at_the_right_edge() {
-        assert_eq!(path(&[], 2.0, true), "");
-        assert!(path(&[1.0, 2.0], 2.0, false).ends_with("L640.0 8.0"));
+        assert_eq!(path(&[], 2.0, 31, true), "");
+        assert!(path(&[1.0, 2.0], 2.0, 31, false).ends_with("L420.0 8.0"));
     }
 }

@@ -25,8 +25,13 @@ use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
 use crate::session::{Outcome, Peer, Program, Relay, Security, Upstream, UpstreamStream, Work};
 use crate::tls::Acceptors;
 
-/// Reads, and again pieces of a long answer, in one turn before a busy connection goes to the back of the queue.
+/// Reads in one turn before a busy connection goes to the back of the queue.
 const READS_A_TURN: u32 = 16;
+/// Pieces of a long answer in one turn, likewise.
+const DRAINS_A_TURN: u32 = 4;
+/// A reader that takes so much is not idle, however long the whole takes; one that takes less within the idle
+/// timeout (at a minute, 4 KiB a second) is cut off.
+const PROGRESS: u64 = 256 * 1024;
 
 /// An admitted connection. Moves by value: it is in the queue, in a worker, or parked.
 pub(crate) struct Connection {
@@ -48,6 +53,8 @@ pub(crate) struct Connection {
     shaking: Option<Instant>,
     /// The socket may hold bytes that were not read.
     readable: bool,
+    /// What had been sent when the idle time began anew for it.
+    progress: u64,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
     hangup: bool,
 }
@@ -106,6 +113,7 @@ impl Connection {
             slot,
             outcome: None,
             readable: true,
+            progress: 0,
             hangup: false,
         })
     }
@@ -223,6 +231,10 @@ impl Connection {
                 Ok(flushed) => flushed,
                 Err(error) => return self.broken(&error),
             };
+            if self.transport.sent - self.progress >= PROGRESS {
+                self.progress = self.transport.sent;
+                self.driver.restart_idle(now);
+            }
             if let Some(after) = self.leave(flushed, now, &mut scratch.secure, core) {
                 return after;
             }
@@ -232,7 +244,7 @@ impl Connection {
             }
             if matches!(self.driver.wait, Wait::Drain) {
                 // A reader as fast as we are would keep the worker for the whole of a long answer.
-                if drains == READS_A_TURN {
+                if drains == DRAINS_A_TURN {
                     return After::Yield;
                 }
                 drains += 1;

@@ -10,9 +10,8 @@ use super::response::{Body, Parts, Source};
 use super::{Answer, Around, Response, Service};
 use crate::session::{Abuse, Context, Event, Input, Next, Session, Work};
 
-/// So much of a file is handed over at a time. A reader that does not take it within the idle timeout (at 60
-/// seconds some 4 KiB/s) is cut off.
-const PIECE: u64 = 256 * 1024;
+/// So much of a file is handed over at a time, so that a fast reader's connection takes turns with others.
+const PIECE: u64 = 4 << 20;
 
 /// One connection.
 pub(crate) struct Connection<S> {

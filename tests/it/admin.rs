@@ -201,7 +201,7 @@ fn prometheus_own_parser_reads_the_metrics() {
     assert_says(
         &parsed,
         &[
-            "portreeve_connections_accepted_total [('listener', 'echo')] 1.0",
+            "portreeve_connections_accepted_total [('listener', 'echo')] 1\n",
             "portreeve_workers_busy",
         ],
     );

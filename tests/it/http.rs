@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
     Conf, DEADLINE, Daemon, Ending, assert_says, connect_from, ending_of, exits, free_port,
-    output_of, output_within, wait_until,
+    output_of, output_within, raise_descriptors, wait_until,
 };
 
 /// A web server in clear and under TLS.
@@ -295,4 +296,78 @@ fn a_root_that_is_not_there_is_an_error_with_its_place() {
     );
     assert_says(&said, &["listeners/http.ron:1:24: ", "nowhere"]);
     assert!(!Path::new("nowhere").exists());
+}
+
+#[test]
+fn a_slow_reader_that_goes_on_outlives_the_idle_timeout_and_one_that_stops_does_not() {
+    let site = Site::start("", "idle_timeout: \"1s\",");
+    fs::write(site.www().join("large"), vec![b'x'; 24 << 20]).unwrap();
+    for port in [site.clear, site.tls] {
+        let url = if port == site.clear {
+            site.url("/large")
+        } else {
+            site.secure_url("/large")
+        };
+        // 8 MiB a second: three times the idle timeout for the whole.
+        let got = curl(&[
+            "--limit-rate",
+            "8M",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{size_download}",
+            &url,
+        ]);
+        assert_eq!(got, (24 << 20).to_string());
+    }
+    let mut stopped = connect_from("127.0.0.1", site.clear);
+    stopped
+        .write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    wait_until("it is served", DEADLINE, || site.daemon.active("http") == 1);
+    site.daemon.wait_for_active("http", 0);
+}
+
+/// The daemon's own memory in KiB, without the kernel's.
+fn memory(daemon: &Daemon) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn idle_keep_alive_connections_hold_no_worker_and_less_than_two_kilobytes_each() {
+    let count = raise_descriptors().saturating_sub(3_000).min(10_000);
+    let site = Site::start("", "");
+    let ask = |stream: &mut TcpStream| {
+        stream
+            .write_all(b"GET /digits.txt HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let mut answer = [0; 1024];
+        let mut length = 0;
+        while !answer[..length].ends_with(b"0123456789") {
+            let more = stream.read(&mut answer[length..]).unwrap();
+            assert!(more > 0, "{}", answer[..length].escape_ascii());
+            length += more;
+        }
+    };
+    let connect = |number| {
+        let mut stream = connect_from(&format!("127.0.23.{}", 1 + number % 20), site.clear);
+        ask(&mut stream);
+        stream
+    };
+    // Buffers of the workers and the like are made by the first.
+    let mut held: Vec<TcpStream> = (0..100).map(connect).collect();
+    let before = memory(&site.daemon);
+    held.extend((100..count).map(connect));
+    wait_until("idle ones hold no worker", DEADLINE, || {
+        site.daemon.status()["workers"]["busy"] == 0
+    });
+    let each = (memory(&site.daemon) - before) * 1024 / held.len();
+    println!("{each} bytes each");
+    assert!(each < 2048, "{each} bytes each");
+    held.iter_mut().step_by(100).for_each(ask);
 }

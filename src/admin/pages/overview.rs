@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use maud::{Markup, html};
 
-use crate::admin::charts::{Series, chart, covers, gauge, rate, short, spark};
+use crate::admin::charts::{Series, chart, gauge, rate, short, spark};
 use crate::admin::history::Sample;
 use crate::admin::views::{complaints, frame, page};
 use crate::admin::{Office, Visit};
@@ -37,7 +37,6 @@ impl Office {
         html! {
             (tiles(&status))
             div class="charts" { (charts(&samples)) }
-            p class="hint" { "The graphs cover " (covers()) "." }
             (listeners(&status, &samples))
         }
     }

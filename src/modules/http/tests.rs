@@ -279,3 +279,49 @@ fn answer(http: &Http, request: &[u8]) -> String {
     }
     String::from_utf8(whole).unwrap()
 }
+
+/// Pieces that requests are made of, so that random rows of them often are requests, and often nearly.
+const PIECES: [&[u8]; 24] = [
+    b"GET / HTTP/1.1\r\n",
+    b"GET /large.bin HTTP/1.1\r\n",
+    b"POST / HTTP/1.1\r\n",
+    b"HEAD /docs HTTP/1.0\r\n",
+    b"Host: a\r\n",
+    b"Content-Length: 3\r\n",
+    b"Content-Length: 0\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Range: bytes=0-1\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Connection: close\r\n",
+    b"Connection: keep-alive\r\n",
+    b"\r\n",
+    b"abc",
+    b"3\r\nabc\r\n",
+    b"0\r\n\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"\0",
+    b"\xff",
+    b": ",
+    b"OPTIONS * HTTP/1.1\r\n",
+    b"Accept-Encoding: gzip, br\r\n",
+];
+
+proptest::proptest! {
+    #[test]
+    fn whatever_arrives_gets_the_same_answers_however_it_is_cut(
+        picks in proptest::collection::vec(0..PIECES.len(), 0..24),
+        chunk in 1_usize..40,
+    ) {
+        static ROOT: std::sync::LazyLock<Root> = std::sync::LazyLock::new(Root::new);
+        let bytes: Vec<u8> = picks.iter().flat_map(|pick| PIECES[*pick]).copied().collect();
+        let http = ROOT.http();
+        let whole = crate::dialogue::answer(&http, &test_peer(), &bytes, usize::MAX);
+        let cut = crate::dialogue::answer(&http, &test_peer(), &bytes, chunk);
+        // A client whose body follows at once is not told to go on.
+        let go = "HTTP/1.1 100 Continue\r\n\r\n";
+        let plain = |said: &[u8]| String::from_utf8_lossy(said).replace(go, "");
+        proptest::prop_assert_eq!(plain(&whole), plain(&cut));
+    }
+}
