@@ -252,6 +252,7 @@ impl Run {
             Wait::StartTls => "starttls",
             Wait::Relay(_) => "relay",
             Wait::Exec(_) => "exec",
+            Wait::Far(_) => "far",
             Wait::Read | Wait::Drain | Wait::Work(_) => "an open session",
         };
         if is == what {

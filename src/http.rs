@@ -9,6 +9,7 @@ pub(crate) mod conditional;
 mod connection;
 pub(crate) mod encoding;
 pub(crate) mod files;
+pub(crate) mod forward;
 pub(crate) mod framing;
 pub(crate) mod head;
 pub(crate) mod page;
@@ -82,6 +83,11 @@ pub(crate) trait Service: Send + Sync + 'static {
 
     /// Answers a request whose body, if any, is complete.
     fn answer(&self, request: &Request<'_, '_>, body: &[u8], around: &Around<'_>) -> Answer;
+
+    /// The upstreams that requests are passed to; without them they are answered here.
+    fn forward(&self) -> Option<&std::sync::Arc<forward::Forward>> {
+        None
+    }
 
     /// Where finished requests are noted.
     fn access_log(&self) -> Option<&std::sync::Arc<access_log::AccessLog>> {

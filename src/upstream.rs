@@ -3,6 +3,7 @@
 //! back-off for those that do not answer, names resolved anew. No socket: the relay connects.
 
 mod dial;
+mod far;
 mod health;
 mod place;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+pub use far::Far;
 pub use place::Place;
 
 use self::health::Health;

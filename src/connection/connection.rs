@@ -29,6 +29,8 @@ use crate::tls::Acceptors;
 const READS_A_TURN: u32 = 16;
 /// Pieces of a long answer in one turn, likewise.
 const DRAINS_A_TURN: u32 = 4;
+/// Goings-on with a session's own socket in one turn, likewise.
+const FARS_A_TURN: u32 = 16;
 /// A reader that takes so much is not idle, however long the whole takes; one that takes less within the idle
 /// timeout (at a minute, 4 KiB a second) is cut off.
 const PROGRESS: u64 = 256 * 1024;
@@ -53,6 +55,8 @@ pub(crate) struct Connection {
     shaking: Option<Instant>,
     /// The socket may hold bytes that were not read.
     readable: bool,
+    /// The session's own socket may be read or written.
+    far_ready: bool,
     /// What had been sent when the idle time began anew for it.
     progress: u64,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
@@ -113,6 +117,7 @@ impl Connection {
             slot,
             outcome: None,
             readable: true,
+            far_ready: false,
             progress: 0,
             hangup: false,
         })
@@ -194,6 +199,7 @@ impl Connection {
         let now = Instant::now();
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
+        self.far_ready |= signals.has(FAR);
         if signals.has(Signals::WOKEN) {
             self.driver.request_wake();
         }
@@ -208,7 +214,7 @@ impl Connection {
         {
             return self.broken(&error);
         }
-        let (mut reads, mut drains) = (0, 0);
+        let (mut reads, mut drains, mut fars) = (0, 0, 0);
         loop {
             if self.program.is_some() && self.relay.is_none() {
                 return self.attend(signals, core);
@@ -249,6 +255,18 @@ impl Connection {
                 }
                 drains += 1;
                 continue;
+            }
+            if matches!(self.driver.wait, Wait::Far(_)) {
+                match self.await_far(flushed, now, core) {
+                    Some(after) => return after,
+                    None => {
+                        if fars == FARS_A_TURN {
+                            return After::Yield;
+                        }
+                        fars += 1;
+                        continue;
+                    }
+                }
             }
             if !self.driver.may_read() || !self.readable {
                 if self.tell(now, core, Driver::step) {
@@ -300,6 +318,8 @@ impl Connection {
             | Wait::Relay(_)
             | Wait::Exec(_)
             | Wait::Close => {}
+            // Output may wait while the session waits for its own socket.
+            Wait::Far(_) => return None,
         }
         if flushed == Flushed::Blocked {
             if self.driver.is_idle(now) {
@@ -339,7 +359,7 @@ impl Connection {
                 ));
                 Some(After::Abort)
             }
-            Wait::Read | Wait::Drain | Wait::Work(_) | Wait::Abort => None,
+            Wait::Read | Wait::Drain | Wait::Work(_) | Wait::Far(_) | Wait::Abort => None,
         }
     }
 
@@ -525,6 +545,35 @@ impl Connection {
         }
     }
 
+    /// Gives the session its own socket back when that may go on; else rests.
+    fn await_far(&mut self, flushed: Flushed, now: Instant, core: &Arc<Core>) -> Option<After> {
+        // A peer that only finished sending may still want the answer.
+        if self.hangup && !matches!(self.stream.take_error(), Ok(None)) {
+            return Some(After::Abort);
+        }
+        let Wait::Far(far) = &mut self.driver.wait else {
+            return None;
+        };
+        let Some(mut socket) = far.take() else {
+            return Some(After::Abort);
+        };
+        if std::mem::take(&mut self.far_ready) || self.driver.deadline() <= now {
+            self.tell(now, core, |driver, around| driver.far(socket, around));
+            return None;
+        }
+        let key = self.slot.get_or_insert_with(|| core.reserve(None)).key();
+        let registered = core.register_far(key, |registry, token| socket.register(registry, token));
+        self.driver.wait = Wait::Far(Some(socket));
+        if let Err(error) = registered {
+            return Some(self.broken(&error));
+        }
+        let mut wants = FAR.and(Signals::HANGUP).and(Signals::DUE);
+        if flushed == Flushed::Blocked {
+            wants = wants.and(Signals::WRITABLE);
+        }
+        Some(After::Park(wants, self.driver.deadline()))
+    }
+
     /// Gives the driver what surrounds its session.
     fn tell<R>(
         &mut self,
@@ -608,6 +657,10 @@ const READ: Signals = Signals::READABLE
 const PROGRAM: Signals = Signals::FAR_READABLE.and(Signals::HANGUP).and(Signals::DUE);
 /// How often a program is looked at though nothing was heard of it.
 const LOOK_AT_PROGRAM: Duration = Duration::from_secs(3600);
+/// What may come of a session's own socket.
+const FAR: Signals = Signals::FAR_READABLE
+    .and(Signals::FAR_WRITABLE)
+    .and(Signals::FAR_HANGUP);
 const WRITE: Signals = Signals::WRITABLE.and(Signals::HANGUP).and(Signals::DUE);
 
 /// A socket whose slot is free and whose sending side is closed; its last bytes are thrown away until the

@@ -3,7 +3,7 @@
 pub(crate) mod driver;
 mod program;
 pub(crate) mod proxy_header;
-mod relay;
+pub(crate) mod relay;
 pub(crate) mod secure;
 mod store;
 pub(crate) mod transport;

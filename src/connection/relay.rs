@@ -4,7 +4,7 @@
 //! Each way is bounded: what one side does not take is kept, and then the other is not read. Buffers belong
 //! to the worker, so a relay at rest holds none.
 
-mod socket;
+pub(crate) mod socket;
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -184,7 +184,13 @@ impl Relaying {
         if !self.registered
             && let Some(upstream) = &mut self.upstream
         {
-            upstream.source().register(registry, token, interest)?;
+            match upstream.source().register(registry, token, interest) {
+                // A session had it before.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    upstream.source().reregister(registry, token, interest)?;
+                }
+                other => other?,
+            }
             self.registered = true;
         }
         Ok(())

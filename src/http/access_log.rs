@@ -142,6 +142,10 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        // The client went before there was an answer; nginx's number for it.
+        if self.begin.contains('\0') {
+            self.answered(499, None);
+        }
         let line = format!("{}{}{}", self.begin, self.sent, self.end);
         self.log.append(&line);
     }

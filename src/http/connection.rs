@@ -2,13 +2,15 @@
 //! The session of a connection that speaks HTTP/1.1: heads, bodies, answers in order, deadlines.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::access_log::Line;
+use super::forward::{Exchange, Move};
 use super::framing::Decoder;
 use super::head::{Bad, Request, Scan, room};
 use super::response::{Body, Parts, Source};
 use super::{Answer, Around, Response, Service};
-use crate::session::{Abuse, Context, Event, Input, Next, Session, Work};
+use crate::session::{Abuse, Context, Event, Input, Lane, Next, Relay, Session, Upstream, Work};
 
 /// So much of a file is handed over at a time, so that a fast reader's connection takes turns with others.
 const PIECE: u64 = 4 << 20;
@@ -33,7 +35,19 @@ enum Stage {
     Working(Box<Reply>),
     /// The answer is written piece by piece.
     Sending(Box<Sending>),
+    /// The request is on its way to an upstream, or the answer on its way back.
+    Forwarding(Box<Forwarding>),
 }
+
+struct Forwarding {
+    exchange: Exchange,
+    reply: Reply,
+    /// Until when more of the request's body must come, and how much there was when that was set.
+    body_due: (Instant, u64),
+}
+
+/// So much of a body that is passed on must come within the body timeout.
+const BODY_PIECE: u64 = 64 * 1024;
 
 /// A request whose body is not complete.
 struct Receiving {
@@ -83,6 +97,7 @@ impl<S: Service> Connection<S> {
             let step = match self.stage {
                 Stage::Head => self.head(input, cx),
                 Stage::Body(_) => self.body(input, cx),
+                Stage::Forwarding(_) => Ok(self.forward(Some(input), cx)),
                 Stage::Working(_) | Stage::Sending(_) => Ok(Step::More),
             };
             match step {
@@ -137,6 +152,22 @@ impl<S: Service> Connection<S> {
             let mut reply = self.reply(request, cx);
             reply.keep_alive = false;
             return Ok(self.respond(reply, refusal, cx));
+        }
+        if let Some(forward) = self.service.forward() {
+            let reply = self.reply(request, cx);
+            let most = self.service.max_body(request);
+            let exchange = Exchange::new(forward, request, &around, most, !reply.keep_alive)?;
+            // RFC 9110, 10.1.1: for us to say, since we are who reads the body.
+            if request.expects_continue {
+                cx.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            let body_due = (cx.now() + self.service.limits().body_timeout, 0);
+            self.stage = Stage::Forwarding(Box::new(Forwarding {
+                exchange,
+                reply,
+                body_due,
+            }));
+            return Ok(Step::Again);
         }
         let decoder = Decoder::new(request.framing, self.service.max_body(request))?;
         if decoder.is_done() {
@@ -282,6 +313,89 @@ impl<S: Service> Connection<S> {
         }
     }
 
+    /// Goes on with what is passed to an upstream.
+    fn forward(&mut self, input: Option<&mut Input>, cx: &mut Context<'_>) -> Step {
+        let Stage::Forwarding(mut forwarding) = std::mem::replace(&mut self.stage, Stage::Head)
+        else {
+            return Step::More;
+        };
+        let next = match forwarding.exchange.go(input, cx) {
+            Move::Input => {
+                let (due, before) = &mut forwarding.body_due;
+                if forwarding.exchange.taken - *before >= BODY_PIECE {
+                    *due = cx.now() + self.service.limits().body_timeout;
+                    *before = forwarding.exchange.taken;
+                }
+                cx.set_alarm(Some(due.saturating_duration_since(cx.now())));
+                Step::More
+            }
+            Move::Await(far, until) => {
+                cx.set_alarm(Some(until.saturating_duration_since(cx.now())));
+                Step::Then(Next::Await(far))
+            }
+            Move::Drain => Step::Then(Next::Drain),
+            Move::LookUp => Step::Then(Next::Work(Work::new(
+                Lane::Wait,
+                forwarding.exchange.look_up(),
+            ))),
+            Move::Done => return self.forwarded(*forwarding, cx),
+            Move::Fail(status, why) => {
+                forwarding.exchange.complain(&why, cx.now());
+                cx.set_alarm(None);
+                self.closing |= forwarding.exchange.ends();
+                let why = match status {
+                    504 => "The server behind this one did not answer in time.",
+                    502 => "The server behind this one did not answer.",
+                    _ => "The request could not be passed on.",
+                };
+                return self.respond(forwarding.reply, Response::error(status, why), cx);
+            }
+            Move::Broken(why) => {
+                forwarding.exchange.complain(&why, cx.now());
+                self.note(forwarding.reply.line.as_mut(), &forwarding.exchange);
+                return Step::Then(Next::Abort);
+            }
+            Move::Upgrade(stream) => {
+                cx.set_alarm(None);
+                self.note(forwarding.reply.line.as_mut(), &forwarding.exchange);
+                return Step::Then(Next::Relay(Relay {
+                    upstream: Upstream::Connected(stream),
+                    ahead: Vec::new(),
+                }));
+            }
+        };
+        self.stage = Stage::Forwarding(forwarding);
+        next
+    }
+
+    /// The same without new input of the client.
+    fn forward_on(&mut self, cx: &mut Context<'_>) -> Next {
+        match self.forward(None, cx) {
+            Step::Then(next) => next,
+            // What the client sent ahead meanwhile comes again.
+            Step::More => Next::Read,
+            Step::Again => Next::Drain,
+        }
+    }
+
+    fn forwarded(&mut self, mut forwarding: Forwarding, cx: &mut Context<'_>) -> Step {
+        cx.set_alarm(None);
+        self.note(forwarding.reply.line.as_mut(), &forwarding.exchange);
+        self.closing |= forwarding.exchange.ends();
+        if self.closing {
+            Step::Then(Next::Close)
+        } else {
+            Step::Again
+        }
+    }
+
+    fn note(&self, line: Option<&mut Line>, exchange: &Exchange) {
+        if let (Some(line), Some(status)) = (line, exchange.status()) {
+            line.answered(status, None);
+            line.sent = exchange.carried;
+        }
+    }
+
     /// Says what is wrong and ends: where the next request would begin is not known.
     fn bad(&mut self, bad: Bad, cx: &mut Context<'_>) -> Next {
         if bad.status == 400 {
@@ -312,8 +426,16 @@ impl<S: Service> Session for Connection<S> {
             Event::Input(input) => self.input(input, cx),
             Event::Drained => match self.stage {
                 Stage::Sending(_) => self.send(cx),
+                Stage::Forwarding(_) => self.forward_on(cx),
                 _ => Next::Read,
             },
+            Event::Far(far) => {
+                if let Stage::Forwarding(forwarding) = &mut self.stage {
+                    forwarding.exchange.resume(far);
+                }
+                self.forward_on(cx)
+            }
+            Event::Done(_) if matches!(self.stage, Stage::Forwarding(_)) => self.forward_on(cx),
             Event::Done(outcome) => {
                 let Stage::Working(reply) = std::mem::replace(&mut self.stage, Stage::Head) else {
                     return Next::Abort;
@@ -327,8 +449,13 @@ impl<S: Service> Session for Connection<S> {
                     Step::Again | Step::More => Next::Drain,
                 }
             }
-            Event::Alarm => match self.stage {
-                Stage::Body(_) => self.bad(Bad::of(408, "the body took too long"), cx),
+            Event::Alarm => match &self.stage {
+                Stage::Forwarding(forwarding) if forwarding.exchange.status().is_some() => {
+                    Next::Abort
+                }
+                Stage::Body(_) | Stage::Forwarding(_) => {
+                    self.bad(Bad::of(408, "the body took too long"), cx)
+                }
                 _ if self.timed => {
                     self.bad(Bad::of(408, "the head of the request took too long"), cx)
                 }

@@ -172,6 +172,11 @@ impl<'h, 'b> Request<'h, 'b> {
             .map(|field| field.value)
     }
 
+    /// All fields, in order.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'b str, &'b [u8])> + use<'h, 'b> {
+        self.fields.iter().map(|field| (field.name, field.value))
+    }
+
     /// The value of the first field of a name, where it is text.
     pub(crate) fn get(&self, name: &str) -> Option<&'b str> {
         std::str::from_utf8(self.all(name).next()?).ok()

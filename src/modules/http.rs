@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! Http: a web server for static files (RFC 9110, 9112).
+//! Http: a web server for static files, or a reverse proxy (RFC 9110, 9112).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +11,15 @@ use super::{ModuleEntry, Settings};
 use crate::config::field::Field;
 use crate::http::access_log::AccessLog;
 use crate::http::files::Files;
+use crate::http::forward::Forward;
 use crate::http::framing::Framing;
 use crate::http::{Answer, Around, Connection, Limits, Request, Response, Service};
 use crate::session::{Class, Module, Peer, Session};
+use crate::upstream::{Place, Pool};
 
 pub(super) const ENTRY: ModuleEntry = ModuleEntry {
     name: "Http",
-    about: "serves files over HTTP/1.1",
+    about: "serves files over HTTP/1.1, or passes requests to upstreams",
     keys: &[
         "root",
         "index",
@@ -28,6 +30,11 @@ pub(super) const ENTRY: ModuleEntry = ModuleEntry {
         "access_log",
         "head_timeout",
         "body_timeout",
+        "upstream",
+        "connect_timeout",
+        "upstream_timeout",
+        "trusted",
+        "max_body",
     ],
     tcp: Some(|settings| Some(Arc::new(Http::configure(settings)?) as Arc<dyn Module>)),
     udp: None,
@@ -54,6 +61,24 @@ struct Keys<'a> {
     head_timeout: Field<'a, String>,
     #[serde(borrow, default)]
     body_timeout: Field<'a, String>,
+    #[serde(borrow, default)]
+    upstream: Field<'a, Upstreams>,
+    #[serde(borrow, default)]
+    connect_timeout: Field<'a, String>,
+    #[serde(borrow, default)]
+    upstream_timeout: Field<'a, String>,
+    #[serde(borrow, default)]
+    trusted: Field<'a, String>,
+    #[serde(borrow, default)]
+    max_body: Field<'a, String>,
+}
+
+/// One server or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Upstreams {
+    One(String),
+    Many(Vec<String>),
 }
 
 /// `true` is port 443.
@@ -70,7 +95,9 @@ struct Http {
 }
 
 struct Site {
-    files: Files,
+    /// Absent where requests are passed to upstreams.
+    files: Option<Files>,
+    forward: Option<Arc<Forward>>,
     limits: Limits,
     clients_only: bool,
     /// The port that clear requests are sent to.
@@ -87,8 +114,11 @@ impl Http {
             .parent()
             .unwrap_or(Path::new(""))
             .to_owned();
+        let forward = forward(settings, &keys);
         let root = if keys.root.is_set() {
             settings.map(keys.root, |root| directory(beside.join(root)))
+        } else if keys.upstream.is_set() {
+            None
         } else {
             directory(beside.join("www"))
                 .map_err(|message| {
@@ -96,6 +126,11 @@ impl Http {
                 })
                 .ok()
         };
+        if let (true, Some(raw)) = (keys.root.is_set(), keys.upstream.raw()) {
+            let offset = settings.text.offset(raw);
+            let message = "expected a root or an upstream, found both".to_owned();
+            settings.errors.push(settings.text.error(offset, message));
+        }
         let index = settings.map(keys.index, |names| {
             match names.iter().find(|name| !is_name(name)) {
                 Some(name) => Err(format!("expected names of files, found {name:?}")),
@@ -113,6 +148,9 @@ impl Http {
             max_body: 64 * 1024,
             ..Limits::default()
         };
+        if keys.upstream.is_set() {
+            limits.max_body = settings.map(keys.max_body, size).unwrap_or(100 << 20);
+        }
         limits.head_timeout = settings
             .duration(keys.head_timeout)
             .unwrap_or(limits.head_timeout);
@@ -122,13 +160,21 @@ impl Http {
         let clients_only = settings.get(keys.clients_only).unwrap_or(false);
         let (listing, precompressed) =
             (settings.get(keys.listing), settings.get(keys.precompressed));
-        let mut files = Files::new(root?);
-        files.index = index.unwrap_or(files.index);
-        files.listing = listing.unwrap_or(files.listing);
-        files.precompressed = precompressed.unwrap_or(files.precompressed);
+        let files = root.map(|root| {
+            let mut files = Files::new(root);
+            files.index = index.unwrap_or(files.index);
+            files.listing = listing.unwrap_or(files.listing);
+            files.precompressed = precompressed.unwrap_or(files.precompressed);
+            files
+        });
+        // One of them is there, or an error was told.
+        if files.is_none() && forward.is_none() {
+            return None;
+        }
         Some(Http {
             service: Arc::new(Site {
                 files,
+                forward,
                 limits,
                 clients_only,
                 https: https.flatten(),
@@ -136,6 +182,46 @@ impl Http {
             }),
         })
     }
+}
+
+/// The upstreams, where there are any.
+fn forward<'a>(settings: &mut Settings<'a, '_>, keys: &Keys<'a>) -> Option<Arc<Forward>> {
+    let places = settings.map(keys.upstream, |upstreams| {
+        let all = match upstreams {
+            Upstreams::One(one) => vec![one],
+            Upstreams::Many(all) => all,
+        };
+        if all.is_empty() {
+            return Err("expected at least one upstream".to_owned());
+        }
+        all.iter()
+            .map(|place| place.parse::<Place>())
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let connect = settings
+        .duration(keys.connect_timeout)
+        .unwrap_or(Duration::from_secs(5));
+    let timeout = settings
+        .duration(keys.upstream_timeout)
+        .unwrap_or(Duration::from_secs(60));
+    let trusted = keys
+        .trusted
+        .raw()
+        .and_then(|raw| settings.text.list(raw, settings.errors));
+    let pool = Pool::new(places?, connect);
+    Some(Arc::new(Forward::new(
+        pool,
+        trusted.unwrap_or_default(),
+        timeout,
+    )))
+}
+
+/// A size like `"100MiB"`.
+fn size(text: String) -> Result<u64, String> {
+    let wrong = || format!("expected a size like \"100MiB\", found {text:?}");
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| wrong())
 }
 
 fn directory(path: PathBuf) -> Result<PathBuf, String> {
@@ -242,6 +328,9 @@ impl Service for Site {
         if self.clients_only && around.peer.class != Class::Client {
             return Some(Response::error(403, "This server is for its own users."));
         }
+        if self.forward.is_some() {
+            return self.to_https(request, around);
+        }
         if request.framing == Framing::None {
             return None;
         }
@@ -262,7 +351,14 @@ impl Service for Site {
         if request.method == "OPTIONS" {
             return Response::new(204).field("Allow", ALLOW).into();
         }
-        self.files.answer(request, around.wall).into()
+        let Some(files) = &self.files else {
+            return Response::error(404, "There is no such page.").into();
+        };
+        files.answer(request, around.wall).into()
+    }
+
+    fn forward(&self) -> Option<&Arc<Forward>> {
+        self.forward.as_ref()
     }
 
     fn access_log(&self) -> Option<&Arc<AccessLog>> {

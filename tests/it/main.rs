@@ -17,6 +17,7 @@
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
 //! | `admin.rs` | the Admin pages in Chromium, its API with curl, its metrics with Prometheus' parser |
 //! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
+//! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `account.rs` | accounts as the command line sets them |
@@ -44,6 +45,7 @@ mod ladder;
 mod modules;
 mod proxy;
 mod proxy_from;
+mod reverse_proxy;
 mod signals;
 mod sockets;
 mod tls;

@@ -113,6 +113,7 @@ impl Office {
 fn ports(form: &ListenerForm) -> String {
     let ports = form.sockets.iter().map(|row| match &*row.address {
         "" => row.port.clone(),
+        address if address.contains(':') => format!("[{address}]:{}", row.port),
         address => format!("{address}:{}", row.port),
     });
     ports.collect::<Vec<_>>().join(", ")

@@ -2,6 +2,7 @@
 //! The overview, with its graphs.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use maud::{Markup, html};
 
@@ -11,7 +12,7 @@ use crate::admin::views::{complaints, frame, page};
 use crate::admin::{Office, Visit};
 use crate::control::Request;
 use crate::http::Response;
-use crate::server::status::{ListenerStatus, Status};
+use crate::server::status::{ListenerStatus, SocketStatus, Status};
 
 impl Office {
     /// The whole page.
@@ -139,8 +140,7 @@ fn row(listener: &ListenerStatus, samples: &[Sample]) -> Markup {
                 span class="chips" {
                     @for socket in &listener.sockets {
                         span class="chip" {
-                            @if let Some(address) = socket.address { (address) ":" }
-                            (socket.port) "/" (listener.transport)
+                            (place(socket)) "/" (listener.transport)
                             @if socket.tls != "Off" && listener.transport == "tcp" { b { " TLS" @if socket.tls == "Ext" { " ext" } } }
                         }
                     }
@@ -158,6 +158,13 @@ fn row(listener: &ListenerStatus, samples: &[Sample]) -> Markup {
             }
             td data-label="Last minutes" { (spark(&rate(samples, counted))) }
         }
+    }
+}
+
+fn place(socket: &SocketStatus) -> String {
+    match socket.address {
+        Some(address) => SocketAddr::from((address, socket.port)).to_string(),
+        None => socket.port.to_string(),
     }
 }
 

@@ -13,14 +13,14 @@ use crate::session::{Target, UpstreamStream};
 
 /// A non-blocking upstream socket.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl Socket {
     /// Begins to connect.
-    pub(super) fn open(target: &Target) -> io::Result<Socket> {
+    pub(crate) fn open(target: &Target) -> io::Result<Socket> {
         match target {
             Target::Tcp(address) => {
                 let stream = TcpStream::connect(*address)?;
@@ -32,7 +32,7 @@ impl Socket {
     }
 
     /// Takes over a connected socket.
-    pub(super) fn adopt(stream: UpstreamStream) -> io::Result<Socket> {
+    pub(crate) fn adopt(stream: UpstreamStream) -> io::Result<Socket> {
         Ok(match stream {
             UpstreamStream::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
@@ -45,8 +45,16 @@ impl Socket {
         })
     }
 
+    /// As a blocking stream's type; it stays non-blocking.
+    pub(crate) fn into_stream(self) -> UpstreamStream {
+        match self {
+            Socket::Tcp(stream) => UpstreamStream::Tcp(stream.into()),
+            Socket::Unix(stream) => UpstreamStream::Unix(stream.into()),
+        }
+    }
+
     /// For the poll.
-    pub(super) fn source(&mut self) -> &mut dyn Source {
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
             Socket::Tcp(stream) => stream,
             Socket::Unix(stream) => stream,
@@ -54,7 +62,7 @@ impl Socket {
     }
 
     /// What broke the socket, if something did.
-    pub(super) fn error(&self) -> io::Result<()> {
+    pub(crate) fn error(&self) -> io::Result<()> {
         let error = match self {
             Socket::Tcp(stream) => stream.take_error()?,
             Socket::Unix(stream) => stream.take_error()?,
@@ -63,14 +71,14 @@ impl Socket {
     }
 
     /// Lets the close of the socket be a reset, where the protocol has one.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         if let Socket::Tcp(stream) = self {
             let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }
 
     /// Whether a connect under way has succeeded.
-    pub(super) fn connected(&self) -> io::Result<bool> {
+    pub(crate) fn connected(&self) -> io::Result<bool> {
         let (error, peer) = match self {
             Socket::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
             Socket::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
@@ -86,7 +94,7 @@ impl Socket {
     }
 
     /// Says that no more bytes follow.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         let _ = match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Socket::Unix(stream) => stream.shutdown(Shutdown::Write),

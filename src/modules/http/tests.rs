@@ -56,7 +56,8 @@ impl Root {
 
     fn http_with(&self, change: impl FnOnce(&mut Site)) -> Http {
         let mut site = Site {
-            files: Files::new(self.home.path().join("root")),
+            files: Some(Files::new(self.home.path().join("root"))),
+            forward: None,
             limits: Limits::default(),
             clients_only: false,
             https: None,
@@ -135,7 +136,7 @@ fn strangers_get_a_403_where_only_clients_are_served() {
 #[test]
 fn directories_are_listed_where_asked_for() {
     let root = Root::new();
-    let http = root.http_with(|site| site.files.listing = true);
+    let http = root.http_with(|site| site.files.as_mut().unwrap().listing = true);
     let answer = answer(&http, b"GET /a%20b/ HTTP/1.0\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(
