@@ -74,10 +74,7 @@ pub(super) fn head(request: &Request<'_, '_>, around: &Around<'_>, trusted: bool
     let connection: Vec<&str> = request.list("connection").collect();
     for (name, value) in request.fields() {
         let is = |other: &&str| name.eq_ignore_ascii_case(other);
-        if !is(&"host")
-            && !is_of_one_hop(name, &connection)
-            && !FORWARDED.iter().any(|other| is(other))
-        {
+        if !is(&"host") && !is_of_one_hop(name, &connection) && !FORWARDED.iter().any(is) {
             field(name, value);
         }
     }
