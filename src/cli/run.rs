@@ -13,13 +13,16 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
     // Whoever started us may have left descriptors open; programs of ours are not to get them.
     close_fds::set_fds_cloexec(3, &[]);
     let plan = common.load()?;
-    start_log(&plan);
+    start_log();
     for notice in &plan.notices {
         log::warn!("{notice}");
     }
     let control = ControlSocket::open(&plan.state_dir).map_err(fail)?;
     let server = Server::bind(plan).map_err(fail)?;
-    let server = server.with_signals().map_err(fail)?;
+    let mut server = server.with_signals().map_err(fail)?;
+    if std::env::var_os("RUST_LOG").is_none() {
+        server = server.with_log_levels();
+    }
     for (listener, transport, address) in server.addresses() {
         log::info!(target: &listener, "listening on {transport} {address}");
     }
@@ -32,19 +35,12 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
 
 /// One line an event: time, level, listener, text. RUST_LOG overrides what the listeners' levels let
 /// through.
-fn start_log(plan: &crate::config::plan::Plan) {
-    let most = plan
-        .listeners
-        .iter()
-        .map(|listener| listener.log_level)
-        .max();
-    let level = most
-        .unwrap_or(log::LevelFilter::Info)
-        .max(log::LevelFilter::Info);
+fn start_log() {
     let mut builder = env_logger::Builder::new();
     // rustls speaks of each peer's mistakes; ours are told in our own words.
     builder
-        .filter_level(level)
+        // How much of it is said is decided before, see `Server::with_log_levels`.
+        .filter_level(log::LevelFilter::Trace)
         .filter_module("rustls", log::LevelFilter::Error)
         .parse_default_env();
     builder.format(|out, record| {
@@ -62,5 +58,7 @@ fn start_log(plan: &crate::config::plan::Plan) {
             record.args()
         )
     });
-    let _ = builder.try_init();
+    if builder.try_init().is_ok() && std::env::var_os("RUST_LOG").is_none() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
 }

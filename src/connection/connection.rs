@@ -13,7 +13,7 @@ use mio::net::TcpStream;
 
 use super::driver::{Driver, Surroundings, Wait};
 use super::program::Running;
-use super::relay::{Client, Progress, Relaying};
+use super::relay::{Client, Progress, RelayScratch, Relaying};
 use super::secure::{SecureScratch, Shaken};
 use super::transport::{Flushed, Got, Transport};
 use crate::admission::ladder::Admitted;
@@ -496,7 +496,12 @@ impl Connection {
     }
 
     /// Carries bytes to and from the upstream; `None` when there is none and the session goes on.
-    fn carry(&mut self, now: Instant, buffer: &mut Vec<u8>, core: &Arc<Core>) -> Option<After> {
+    fn carry(
+        &mut self,
+        now: Instant,
+        scratch: &mut RelayScratch,
+        core: &Arc<Core>,
+    ) -> Option<After> {
         let Connection {
             relay,
             stream,
@@ -512,7 +517,7 @@ impl Connection {
             transport,
             output: &mut driver.output,
         };
-        let progress = relaying.run(now, &mut client, buffer, &mut moved);
+        let progress = relaying.run(now, &mut client, scratch, &mut moved);
         if moved > 0 {
             driver.restart_idle(now);
         }

@@ -15,3 +15,4 @@ pub(crate) mod transport;
 pub(crate) mod connection;
 
 pub(crate) use connection::{Connection, Fate, Lingering};
+pub(crate) use relay::RelayScratch;

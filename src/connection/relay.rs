@@ -2,8 +2,9 @@
 //! Carries bytes between a connection and an upstream, both ways at once, until both have finished.
 //!
 //! Each way is bounded: what one side does not take is kept, and then the other is not read. Buffers belong
-//! to the worker, so a relay at rest holds none.
+//! to the worker, so a relay at rest holds none. Bulk between two clear sockets goes through a pipe instead.
 
+mod pipe;
 pub(crate) mod socket;
 
 use std::io::{self, Read, Write};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use self::pipe::{Piped, Pipes};
 use self::socket::Socket;
 use super::transport::{Flushed, Got, Transport, retry};
 use crate::server::parked::Signals;
@@ -33,6 +35,9 @@ pub(super) struct Relaying {
     /// Until when the current attempt to connect may last.
     connecting: Option<Instant>,
     to_upstream: Output,
+    /// The two ways as far as they go through pipes.
+    upstream_piped: Piped,
+    client_piped: Piped,
     client: Side,
     far: Side,
     /// Set when the upstream finished: until when the client must follow.
@@ -61,6 +66,29 @@ impl Default for Side {
             told: false,
         }
     }
+}
+
+impl Side {
+    /// Takes note that nothing is left to read for now.
+    ///
+    /// # Errors
+    /// Those that say something else.
+    fn dry(&mut self, error: io::Error) -> io::Result<()> {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.readable = false;
+            Ok(())
+        } else {
+            Err(error)
+        }
+    }
+}
+
+/// What relays borrow from their worker.
+#[derive(Debug, Default)]
+pub(crate) struct RelayScratch {
+    /// What is read into; made by the first relay.
+    buffer: Vec<u8>,
+    pipes: Pipes,
 }
 
 /// What a relay needs next.
@@ -107,6 +135,8 @@ impl Relaying {
             dial,
             connecting: None,
             to_upstream,
+            upstream_piped: Piped::default(),
+            client_piped: Piped::default(),
             client: Side {
                 hangup,
                 ..Side::default()
@@ -141,7 +171,7 @@ impl Relaying {
         &mut self,
         now: Instant,
         client: &mut Client<'_>,
-        buffer: &mut Vec<u8>,
+        scratch: &mut RelayScratch,
         moved: &mut usize,
     ) -> io::Result<Progress> {
         if !self.connect(now)? {
@@ -151,11 +181,13 @@ impl Relaying {
             });
         }
         // Zeroed once for all turns of a worker.
-        buffer.resize(BUFFER, 0);
-        let up = self.upstream_ward(client, buffer)?;
-        let down = self.client_ward(client, buffer)?;
+        scratch.buffer.resize(BUFFER, 0);
+        let up = self.upstream_ward(client, scratch)?;
+        let down = self.client_ward(client, scratch)?;
+        self.upstream_piped.give_back(&mut scratch.pipes);
+        self.client_piped.give_back(&mut scratch.pipes);
         *moved = up + down;
-        if self.client.ended && self.far.ended && self.far.told && !client.is_blocked() {
+        if self.client.ended && self.far.ended && self.far.told && !self.is_client_blocked(client) {
             return Ok(Progress::Finished);
         }
         if up.max(down) >= SHARE {
@@ -199,17 +231,22 @@ impl Relaying {
     /// What the relay waits for: what it can use now, and the end of either side.
     fn wants(&self, client: &Client<'_>) -> Signals {
         let mut wants = ENDS;
-        if client.is_blocked() {
+        if self.is_client_blocked(client) {
             wants = wants.and(Signals::WRITABLE);
         } else if !self.far.ended {
             wants = wants.and(Signals::FAR_READABLE);
         }
-        if !self.to_upstream.is_empty() {
+        if !self.to_upstream.is_empty() || self.upstream_piped.is_holding() {
             wants = wants.and(Signals::FAR_WRITABLE);
         } else if !self.client.ended {
             wants = wants.and(Signals::READABLE);
         }
         wants
+    }
+
+    /// True while something waits for the client to take it.
+    fn is_client_blocked(&self, client: &Client<'_>) -> bool {
+        client.is_blocked() || self.client_piped.is_holding()
     }
 
     /// True once the upstream is connected.
@@ -252,7 +289,12 @@ impl Relaying {
         }
     }
 
-    fn upstream_ward(&mut self, client: &mut Client<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    fn upstream_ward(
+        &mut self,
+        client: &mut Client<'_>,
+        scratch: &mut RelayScratch,
+    ) -> io::Result<usize> {
+        let RelayScratch { buffer, pipes } = scratch;
         let mut moved = 0;
         let Some(upstream) = &mut self.upstream else {
             return Ok(moved);
@@ -267,6 +309,12 @@ impl Relaying {
                     }
                 }
             }
+            while self.upstream_piped.is_holding() {
+                match accepted(|| self.upstream_piped.drain(&*upstream))? {
+                    0 => return Ok(moved),
+                    count => moved += count,
+                }
+            }
             if self.client.ended {
                 if !self.far.told {
                     self.far.told = true;
@@ -277,25 +325,40 @@ impl Relaying {
             if !self.client.readable || moved >= SHARE {
                 return Ok(moved);
             }
+            if self.upstream_piped.is_bulk() {
+                match self.upstream_piped.fill(&*client.stream, pipes) {
+                    Ok(count) => {
+                        self.client.ended = count == Some(0);
+                        client.transport.received += count.unwrap_or(0) as u64;
+                    }
+                    Err(error) => self.client.dry(error)?,
+                }
+                continue;
+            }
             match client.transport.receive(client.stream, buffer) {
                 Ok((0, Got::Truncated)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((0, _)) => self.client.ended = true,
                 Ok((count, _)) => {
                     let drained = count < buffer.len() && client.transport.is_clear();
                     self.client.readable = !drained || self.client.hangup;
+                    if count == buffer.len() && client.transport.is_clear() {
+                        self.upstream_piped.expect_bulk();
+                    }
                     let taken = accepted(|| upstream.write(&buffer[..count]))?;
                     moved += taken;
                     self.to_upstream.write(&buffer[taken..count]);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.client.readable = false;
-                }
-                Err(error) => return Err(error),
+                Err(error) => self.client.dry(error)?,
             }
         }
     }
 
-    fn client_ward(&mut self, client: &mut Client<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    fn client_ward(
+        &mut self,
+        client: &mut Client<'_>,
+        scratch: &mut RelayScratch,
+    ) -> io::Result<usize> {
+        let RelayScratch { buffer, pipes } = scratch;
         let mut moved = 0;
         let Some(upstream) = &mut self.upstream else {
             return Ok(moved);
@@ -303,6 +366,15 @@ impl Relaying {
         loop {
             if client.transport.flush(client.stream, client.output)? == Flushed::Blocked {
                 return Ok(moved);
+            }
+            while self.client_piped.is_holding() {
+                match accepted(|| self.client_piped.drain(&*client.stream))? {
+                    0 => return Ok(moved),
+                    count => {
+                        moved += count;
+                        client.transport.sent += count as u64;
+                    }
+                }
             }
             if self.far.ended {
                 // Where both have ended the close tells, once the slot is free.
@@ -316,19 +388,25 @@ impl Relaying {
             if !self.far.readable || moved >= SHARE {
                 return Ok(moved);
             }
-            match upstream.read(buffer) {
+            if self.client_piped.is_bulk() {
+                match self.client_piped.fill(&*upstream, pipes) {
+                    Ok(count) => self.far.ended = count == Some(0),
+                    Err(error) => self.far.dry(error)?,
+                }
+                continue;
+            }
+            match retry(|| upstream.read(buffer)) {
                 Ok(0) => self.far.ended = true,
                 Ok(count) => {
                     self.far.readable = count == buffer.len() || self.far.hangup;
+                    if count == buffer.len() && client.transport.is_clear() {
+                        self.client_piped.expect_bulk();
+                    }
                     let taken = client.transport.send(client.stream, &buffer[..count])?;
                     moved += count;
                     client.output.write(&buffer[taken..count]);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.far.readable = false;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => self.far.dry(error)?,
             }
         }
     }

@@ -292,10 +292,11 @@ pub struct Row {
     /// The restriction's list with its comments. A list is kept in the file only by a restriction.
     #[serde(deserialize_with = "text")]
     pub list: String,
-    /// The list of proxies in front; absent for none.
+    /// The list of proxies in front. Absent in an edit: as it was; empty: none any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_from: Option<String>,
-    /// The file of authorities for client certificates, relative to the listener's file; absent for none.
+    /// The file of authorities for client certificates, relative to the listener's file. Absent in an edit: as
+    /// it was; empty: none any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ca: Option<String>,
 }

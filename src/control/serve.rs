@@ -173,6 +173,14 @@ impl Desk {
     }
 
     fn expire(&mut self, now: Instant) {
+        // Their requests may have come while a slow one was carried out.
+        let overdue: Vec<usize> = self
+            .callers
+            .iter()
+            .filter(|(_, caller)| caller.deadline <= now && caller.answer.is_none())
+            .map(|(key, _)| *key)
+            .collect();
+        overdue.into_iter().for_each(|key| self.turn(key));
         let deadline = self.deadline;
         self.callers.retain(|_, caller| {
             if caller.deadline > now {

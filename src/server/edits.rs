@@ -143,10 +143,7 @@ impl Shared {
         let (file, text) = self.file_and_text(name)?;
         let old = edit::form(&file, &text).map_err(Refused::because)?;
         if !version.is_empty() && version != old.version {
-            return Err(Refused::because(format!(
-                "{} was changed by somebody else meanwhile: look at it again",
-                file.display()
-            )));
+            return Err(meanwhile(&file));
         }
         let checked = Checked::check(&file, &old, rows, limits).map_err(Refused::Invalid)?;
         let by_hand = || Refused::because(format!("{}: edit this file by hand", file.display()));
@@ -168,7 +165,8 @@ impl Shared {
         let plan = config::load_edited(&self.file, &self.link, Some((&file, &editor.text)));
         let plan = plan.map_err(place)?;
         let scope = Scope::Listener(name.into());
-        let changed = self.write_and_change(changes, plan, &scope, &file, &editor.text);
+        let texts = (text.as_str(), editor.text.as_str());
+        let changed = self.write_and_change(changes, plan, &scope, &file, texts);
         let mut changed = changed.map_err(|refused| checked.placed(refused))?;
         changed.notices.extend(checked.notices);
         Ok(changed)
@@ -200,7 +198,7 @@ impl Shared {
             let file = self.file.display();
             Refused::because(format!("{file}: edit this file by hand"))
         };
-        let mut editor = Editor { text };
+        let mut editor = Editor { text: text.clone() };
         editor.set_list(which, &list).ok_or_else(by_hand)?;
         let made = edit::lists(&self.file, &editor.text).map_err(|_| by_hand())?;
         let same = |other: &List| *other == which || made.text(*other) == old.text(*other);
@@ -210,7 +208,8 @@ impl Shared {
         let plan = config::load_edited(&self.file, &self.link, Some((&self.file, &editor.text)));
         let plan = plan.map_err(Refused::from)?;
         let file = self.file.clone();
-        self.write_and_change(&mut changes, plan, &Scope::Network, &file, &editor.text)
+        let texts = (text.as_str(), editor.text.as_str());
+        self.write_and_change(&mut changes, plan, &Scope::Network, &file, texts)
     }
 
     fn own_text(&self) -> Result<String, Refused> {
@@ -220,19 +219,24 @@ impl Shared {
         read(&self.file)
     }
 
-    /// Binds, writes, swaps.
+    /// Binds, writes the second of the texts in the place of the first, swaps.
     fn write_and_change(
         &self,
         changes: &mut Changes,
         plan: Plan,
         scope: &Scope,
         file: &Path,
-        text: &str,
+        (old, new): (&str, &str),
     ) -> Result<Changed, Refused> {
         let failed = |error| Refused::because(format!("{}: {error}", file.display()));
-        let fresh = store::Prepared::write(file, text.as_bytes(), store::Mode::Kept);
+        let fresh = store::Prepared::write(file, new.as_bytes(), store::Mode::Kept);
         let fresh = fresh.map_err(failed)?;
-        let write = || fresh.put(true).map_err(failed);
+        let write = || {
+            if read(file)? != old {
+                return Err(meanwhile(file));
+            }
+            fresh.put(true).map_err(failed)
+        };
         let result = self.change(changes, plan, scope, false, write);
         match result {
             Ok(reloaded) => Ok(Changed {
@@ -245,6 +249,13 @@ impl Shared {
             }
         }
     }
+}
+
+fn meanwhile(file: &Path) -> Refused {
+    let file = file.display();
+    Refused::because(format!(
+        "{file} was changed by somebody else meanwhile: look at it again"
+    ))
 }
 
 fn read(file: &Path) -> Result<String, Refused> {

@@ -16,6 +16,9 @@ use crate::control::request::{LimitsForm, ListenerForm, Row};
 /// How much of a bad value is repeated.
 const MOST_SHOWN: usize = 40;
 
+/// Rows of one listener; each is found anew for each change of it.
+const MOST_ROWS: usize = 1000;
+
 /// Rows and limits whose fields are each right.
 pub(super) struct Checked {
     /// With the place of each among those that were sent; those with port 0 are gone.
@@ -42,6 +45,13 @@ impl Checked {
             faults: Vec::new(),
             notices: Vec::new(),
         };
+        if rows.len() > MOST_ROWS {
+            desk.faults.push(Fault {
+                message: format!("expected at most {MOST_ROWS} rows, found {}", rows.len()),
+                ..Fault::default()
+            });
+            return Err(desk.faults);
+        }
         let mut claimed = HashSet::new();
         let mut checked = Vec::new();
         for (place, row) in rows.into_iter().enumerate() {
@@ -71,6 +81,16 @@ impl Checked {
             };
             row.index = old.sockets.iter().find(same).and_then(|own| own.index);
             claimed.extend(row.index);
+        }
+        for (_, row) in &mut checked {
+            let own = old
+                .sockets
+                .iter()
+                .find(|own| own.index == row.index && row.index.is_some());
+            let own = own.cloned().unwrap_or_default();
+            let filled = |text: &String| !text.is_empty();
+            row.proxy_from = row.proxy_from.take().or(own.proxy_from).filter(filled);
+            row.client_ca = row.client_ca.take().or(own.client_ca).filter(filled);
         }
         Ok(Checked {
             rows: checked,
@@ -257,19 +277,24 @@ impl Desk<'_> {
         } else if restriction.is_some_and(|kind| kind != "none") {
             self.list(place, "list", &row.list);
         }
-        let proxy_from = row.proxy_from.filter(|list| !list.trim().is_empty());
+        let (proxy_from, client_ca) = (row.proxy_from, row.client_ca);
         if let Some(list) = &proxy_from {
             self.list(place, "proxy_from", list);
         }
-        let client_ca = row.client_ca.filter(|file| !file.trim().is_empty());
         if self.udp {
             if tls.is_some_and(|tls| tls != "Off") {
                 self.fault(place, "tls", "UDP has no TLS".to_owned());
             }
-            if client_ca.is_some() {
+            if client_ca
+                .as_ref()
+                .is_some_and(|file| !file.trim().is_empty())
+            {
                 self.fault(place, "client_ca", "UDP has no TLS".to_owned());
             }
-            if proxy_from.is_some() {
+            if proxy_from
+                .as_ref()
+                .is_some_and(|list| !tidy(list).is_empty())
+            {
                 self.fault(place, "proxy_from", "UDP has no PROXY header".to_owned());
             }
         }

@@ -45,7 +45,6 @@ pub(super) struct Newcomer {
 /// A newcomer whom a count would refuse now.
 struct Doubtful {
     newcomer: Newcomer,
-    cleared: Cleared,
     since: Instant,
     /// The turns that may still free a slot for it; known once the events that came with it are queued.
     mark: Option<u64>,
@@ -162,14 +161,13 @@ impl Gate {
             Ok(admitted) => self.admit(newcomer, admitted, now),
             // Nobody is there any more to be refused.
             Err(_) if has_left(&newcomer.stream) => {}
-            Err((_, cleared)) if self.doubtful.len() < MOST_DOUBTFUL => {
+            Err(_) if self.doubtful.len() < MOST_DOUBTFUL => {
                 if !listener.limits.is_waiting() {
                     listener.limits.set_waiting(true);
                     self.waiting.push(Arc::clone(listener));
                 }
                 self.doubtful.push_back(Doubtful {
                     newcomer,
-                    cleared,
                     since: now,
                     mark: None,
                 });
@@ -201,9 +199,20 @@ impl Gate {
             };
             let settled = now >= doubtful.since + SECOND_LOOK
                 && doubtful.mark.is_some_and(|mark| self.core.has_passed(mark));
-            let newcomer = doubtful.newcomer;
+            let mut newcomer = doubtful.newcomer;
+            newcomer.socket = newcomer.socket.newest();
+            // A ban or a reload may have come meanwhile.
+            let restriction = &newcomer.socket.plan.restriction;
+            let cleared = self.clear(newcomer.remote.ip(), restriction, SystemTime::now());
             let limits = &newcomer.socket.listener.limits;
-            match limits.admit(doubtful.cleared) {
+            let admitted = match cleared {
+                Ok(cleared) => limits.admit(cleared),
+                Err(reason) => {
+                    self.refuse(newcomer, reason);
+                    continue;
+                }
+            };
+            match admitted {
                 Ok(admitted) => {
                     moved = true;
                     self.admit(newcomer, admitted, now);
@@ -212,7 +221,7 @@ impl Gate {
                 Err((reason, _)) if !moved && (settled || now >= doubtful.since + LAST_LOOK) => {
                     self.refuse(newcomer, reason);
                 }
-                Err((_, cleared)) => {
+                Err(_) => {
                     // One that was just let in may be as short-lived as the one before it.
                     doubtful.mark = if moved {
                         None
@@ -221,7 +230,6 @@ impl Gate {
                     };
                     self.doubtful.push_back(Doubtful {
                         newcomer,
-                        cleared,
                         ..doubtful
                     });
                 }

@@ -25,6 +25,8 @@ pub mod status;
 mod swap;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_live;
 mod udp_io;
 pub(crate) mod warden;
 pub(crate) mod why;
@@ -100,6 +102,8 @@ struct Shared {
     gone: Mutex<Vec<Weak<Limits>>>,
     /// Changes on their way to the poll thread.
     inbox: Sender<Order>,
+    /// The log's level follows the listeners'.
+    sets_log_level: AtomicBool,
     /// A SIGHUP waits to be heeded.
     hangup: AtomicBool,
     /// How often a shutdown was asked for: once drains, twice stops at once.
@@ -142,6 +146,7 @@ impl Server {
             changes: Mutex::default(),
             gone: Mutex::default(),
             inbox,
+            sets_log_level: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             shutdowns: AtomicU32::new(0),
         });
@@ -170,6 +175,15 @@ impl Server {
             .register(&mut signals, SIGNAL, mio::Interest::READABLE)?;
         self.signals = Some(signals);
         Ok(self)
+    }
+
+    /// Lets the level of the `log` facade follow what the listeners want, also after reloads.
+    #[must_use]
+    pub fn with_log_levels(self) -> Self {
+        let shared = &self.shared;
+        shared.sets_log_level.store(true, Ordering::Relaxed);
+        log::set_max_level(shared.state.load().log_level());
+        self
     }
 
     /// A handle for other threads.
@@ -252,6 +266,8 @@ impl Server {
                 break;
             }
         }
+        // A handle that is kept holds no port.
+        self.shared.state.store(Arc::default());
         drop(self.orders);
         drop(self.workers);
         drop(self.keeper);

@@ -149,6 +149,13 @@ impl<R> Parked<R> {
         }
     }
 
+    /// Takes what happened to a slot whose resident is away.
+    pub(crate) fn take_signals(&self, key: Key) -> Signals {
+        let mut table = self.table.lock();
+        let slot = table.slot(key);
+        slot.map_or(Signals::NONE, |slot| std::mem::take(&mut slot.signals))
+    }
+
     /// True until a slot is given back.
     pub(crate) fn is_live(&self, key: Key) -> bool {
         self.table.lock().slot(key).is_some()

@@ -357,18 +357,20 @@ impl PollLoop {
             }
             let mut batch = Box::new(Batch::new(group));
             let wall = SystemTime::now();
-            let received = receiver.receive(&port.socket, |remote, local, bytes| {
-                match gate.clear(remote.ip(), restriction, wall) {
-                    Ok(cleared) => {
-                        listener.counters.accept();
-                        batch.push(remote, local, at, cleared.class(), bytes);
+            let wildcard = port.place.1.is_none();
+            let received =
+                receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
+                    match gate.clear(remote.ip(), restriction, wall) {
+                        Ok(cleared) => {
+                            listener.counters.accept();
+                            batch.push(remote, local, at, cleared.class(), bytes);
+                        }
+                        Err(reason) => {
+                            listener.counters.reject(reason);
+                            gate.refused(*refusals, listener.log_level, reason, remote);
+                        }
                     }
-                    Err(reason) => {
-                        listener.counters.reject(reason);
-                        gate.refused(*refusals, listener.log_level, reason, remote);
-                    }
-                }
-            });
+                });
             if !batch.is_empty() {
                 self.core.enqueue_datagrams(batch);
             }

@@ -118,6 +118,7 @@ impl Workshop {
                 site.make_way(transport(plan), socket, &gone);
             }
         }
+        let stays_some = !kept.is_empty();
         let mut listeners = kept;
         for (plan, carried) in plans.into_iter().zip(carried) {
             let refusals = place_of(&plan.name, names, &mut site.prepared.swap.names);
@@ -131,7 +132,14 @@ impl Workshop {
             drop(listeners);
             return Err(site.errors);
         }
-        listeners.sort_by(|a, b| a.name.cmp(&b.name));
+        // Of a plan that was built as a whole, the order is kept.
+        let place = |running: &Arc<Running>| {
+            let same = |old: &Arc<Running>| old.name == running.name;
+            old.listeners.iter().position(same).unwrap_or(usize::MAX)
+        };
+        if stays_some {
+            listeners.sort_by_key(place);
+        }
         let mut prepared = site.prepared;
         let udp = |running: &Arc<Running>| match &running.kind {
             RunningKind::Udp(group) => Some(Arc::clone(group)),

@@ -14,7 +14,7 @@ use super::differences::{self, Scope};
 use super::prepare::Prepared;
 use super::state::{Running, RunningKind, State};
 use super::swap::{Retired, Swap};
-use super::{Server, Shared, StartError, udp_io};
+use super::{Server, Shared, StartError, descriptors, udp_io};
 use crate::config::plan::Plan;
 use crate::config::{self, ConfigError};
 use crate::control::request::Reloaded;
@@ -174,6 +174,9 @@ impl Shared {
         write: impl FnOnce() -> Result<(), Refused>,
     ) -> Result<Reloaded, Refused> {
         let old = self.state.load_full();
+        if matches!(scope, Scope::All) && !dry_run {
+            descriptors::warn(&plan, descriptors::raise());
+        }
         let mut next = self.next(&plan).map_err(Refused::because)?;
         let mut reloaded = Reloaded {
             notices: plan.notices.clone(),
@@ -300,6 +303,9 @@ impl Shared {
     fn enter(&self, state: State) {
         let network = Arc::clone(&state.network);
         self.warden.set_policy(state.auto_ban.clone(), network);
+        if self.sets_log_level.load(Ordering::Relaxed) {
+            log::set_max_level(state.log_level());
+        }
         self.state.store(Arc::new(state));
     }
 }

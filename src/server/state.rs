@@ -70,6 +70,18 @@ impl State {
         self.listeners.iter().find(|running| *running.name == *name)
     }
 
+    /// The most that any listener wants to be logged, and at least what the daemon itself has to say.
+    pub(super) fn log_level(&self) -> log::LevelFilter {
+        let levels = self.listeners.iter().map(|running| match &running.kind {
+            RunningKind::Tcp(listener) => listener.log_level,
+            RunningKind::Udp(group) => group.listener.load().log_level,
+        });
+        levels
+            .max()
+            .unwrap_or(log::LevelFilter::Info)
+            .max(log::LevelFilter::Info)
+    }
+
     pub(super) fn tcp(&self) -> impl Iterator<Item = &Arc<TcpListener>> {
         self.listeners
             .iter()

@@ -31,16 +31,20 @@ pub(crate) fn prepare(socket: &socket2::Socket, ipv6: bool, wildcard: bool) -> i
 }
 
 /// Room for one batch. Pages that no datagram has reached are never touched.
+///
+/// The kernel writes into the headers how long addresses and control data were, and takes that for the room
+/// there is the next time: so each kind of socket has headers of its own.
 pub(crate) struct Receiver {
-    headers: MultiHeaders<SockaddrStorage>,
+    /// By family, and by whether the local address is told.
+    headers: [MultiHeaders<SockaddrStorage>; 4],
     buffers: Vec<u8>,
 }
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        let control = cmsg_space!(in6_pktinfo);
+        let headers = || MultiHeaders::preallocate(BATCH, Some(cmsg_space!(in6_pktinfo)));
         Receiver {
-            headers: MultiHeaders::preallocate(BATCH, Some(control)),
+            headers: std::array::from_fn(|_| headers()),
             buffers: vec![0; BATCH * ROOM],
         }
     }
@@ -52,6 +56,8 @@ impl Receiver {
     pub(crate) fn receive(
         &mut self,
         socket: &impl AsRawFd,
+        ipv6: bool,
+        wildcard: bool,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
         let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
@@ -62,7 +68,7 @@ impl Receiver {
         let flags = MsgFlags::MSG_DONTWAIT;
         let results = recvmmsg(
             socket.as_raw_fd(),
-            &mut self.headers,
+            &mut self.headers[usize::from(ipv6) * 2 + usize::from(wildcard)],
             slices.iter_mut(),
             flags,
             None,

@@ -19,7 +19,7 @@ use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
 use super::reaper::Reaper;
 use crate::connection::secure::SecureScratch;
-use crate::connection::{Connection, Fate, Lingering};
+use crate::connection::{Connection, Fate, Lingering, RelayScratch};
 use crate::session::{Lane, Waker, Work};
 
 /// What a slot of the parked table holds.
@@ -68,8 +68,7 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
-    /// What relays read into; made by the first.
-    pub(crate) relay: Vec<u8>,
+    pub(crate) relay: RelayScratch,
     pub(crate) secure: SecureScratch,
 }
 
@@ -78,7 +77,7 @@ impl Default for Scratch {
         Scratch {
             input: Vec::with_capacity(64 * 1024),
             output: Vec::with_capacity(64 * 1024),
-            relay: Vec::new(),
+            relay: RelayScratch::default(),
             secure: SecureScratch::default(),
         }
     }
@@ -539,8 +538,11 @@ fn turn(
         Fate::Park(connection, wants, deadline) => {
             core.park(connection, listener, wants, Some(deadline))
         }
-        Fate::Yield(connection) => {
-            core.enqueue(Resident::Connection(connection, listener), Signals::NONE);
+        Fate::Yield(mut connection) => {
+            // One that never rests is told here what it would be told when it parks.
+            let key = connection.parts().1.as_ref().map(SlotGuard::key);
+            let signals = key.map_or(Signals::NONE, |key| core.parked.take_signals(key));
+            core.enqueue(Resident::Connection(connection, listener), signals);
         }
         Fate::Work(connection, work) => core.work(connection, listener, work),
         Fate::Linger(lingering) => linger(core, lingering, Signals::NONE, scratch),

@@ -191,3 +191,18 @@ fn datagrams_of_many_sizes_in_one_burst_keep_their_edges() {
     expected.sort_unstable();
     assert_eq!(got, expected);
 }
+
+#[test]
+fn sockets_of_both_families_with_and_without_an_address_disturb_each_other_in_nothing() {
+    let (one, six, all) = (free_port(), free_port(), free_port());
+    let sockets = format!(
+        "port: {one}, address: \"127.0.0.1\"), (port: {six}, address: \"::1\"), (port: {all}"
+    );
+    let _daemon = udp("", "Echo", &sockets);
+    for _ in 0..2 {
+        assert_eq!(ask(&client("127.0.0.1", "127.0.0.1", one), b"a"), b"a");
+        assert_eq!(ask(&client("127.0.0.1", "127.0.0.7", all), b"b"), b"b");
+        assert_eq!(ask(&client("::1", "::1", six), b"c"), b"c");
+        assert_eq!(ask(&client("::1", "::1", all), b"d"), b"d");
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
@@ -73,6 +74,33 @@ impl Conf {
         self
     }
 
+    /// Writes a file below `conf` while a daemon runs.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.dir.path().join("conf").join(name), text).unwrap();
+    }
+
+    /// Reads a file below `conf`.
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.path().join("conf").join(name)).unwrap()
+    }
+
+    /// Sends one request to the control socket and answers what comes back; nothing when nobody answers.
+    pub(crate) fn try_ask(&self, request: &Value) -> Option<Value> {
+        let path = self.dir.path().join("var/control.sock");
+        let mut stream = UnixStream::connect(path).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(format!("{request}\n").as_bytes()).ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    }
+
+    #[track_caller]
+    pub(crate) fn ask(&self, request: &Value) -> Value {
+        self.try_ask(request)
+            .unwrap_or_else(|| panic!("no answer to {request}"))
+    }
+
     /// The directory of `conf` and `var`.
     pub(crate) fn home(&self) -> &Path {
         self.dir.path()
@@ -93,6 +121,8 @@ impl Conf {
     fn listeners(&self) -> usize {
         fs::read_dir(self.dir.path().join("conf/listeners"))
             .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "ron"))
             .count()
     }
 }
@@ -354,6 +384,12 @@ impl Daemon {
     pub(crate) fn wait_for_exit(&mut self, within: Duration) -> ExitStatus {
         wait_for_exit(&mut self.child, within)
             .unwrap_or_else(|| panic!("still running after {within:?}; log:\n{}", self.log()))
+    }
+
+    /// SIGKILL, at once.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// SIGTERM, and the way it ended.

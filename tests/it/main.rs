@@ -20,6 +20,10 @@
 //! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
+//! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
+//! | `connections.rs` | who is connected, and how a person ends it |
+//! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
 //! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `demo.rs` | the configuration that is shipped |
@@ -31,8 +35,10 @@
 
 mod account;
 mod admin;
+mod bans;
 mod churn;
 mod cli;
+mod connections;
 mod datagrams;
 mod demo;
 mod descriptors;
@@ -42,9 +48,11 @@ mod harness;
 mod http;
 mod idle;
 mod ladder;
+mod live_sockets;
 mod modules;
 mod proxy;
 mod proxy_from;
+mod reload;
 mod reverse_proxy;
 mod signals;
 mod sockets;

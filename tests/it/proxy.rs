@@ -273,6 +273,12 @@ fn memory(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+fn open_descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count()
+}
+
 #[test]
 fn clients_that_stop_reading_make_nothing_grow() {
     let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -286,6 +292,7 @@ fn clients_that_stop_reading_make_nothing_grow() {
         pairs.push((client, server));
     }
     let before = memory(relay.daemon.pid());
+    let descriptors = open_descriptors(relay.daemon.pid());
     let block = vec![b'x'; 1 << 20];
     // Each is full when its upstream has been unable to write for a while.
     let mut written = 0;
@@ -304,6 +311,11 @@ fn clients_that_stop_reading_make_nothing_grow() {
         grown < 20 * 256,
         "{written} bytes written, {grown} kB more in 20 relays"
     );
+    let piped = open_descriptors(relay.daemon.pid()) - descriptors;
+    assert!(
+        piped >= 20,
+        "bulk that waits does so in pipes: {piped} descriptors more"
+    );
     for (mut client, server) in pairs {
         drop(server);
         let mut count = 0;
@@ -314,6 +326,11 @@ fn clients_that_stop_reading_make_nothing_grow() {
         written -= count;
     }
     assert_eq!(written, 0, "bytes lost or invented");
+    relay.daemon.wait_for_active("relay", 0);
+    // What remains beyond the relays' own sockets are the spare pipes of its four workers, four each.
+    wait_until("pipes are given back", DEADLINE, || {
+        open_descriptors(relay.daemon.pid()) + 40 <= descriptors + 32
+    });
 }
 
 #[test]
