@@ -170,6 +170,11 @@ impl Service for Panel {
         (!known).then(|| login::not_logged_in(request))
     }
 
+    /// Or every change made here would log everybody out.
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
     fn max_body(&self, request: &Request<'_, '_>) -> u64 {
         if login::is_door(request.path) {
             MAX_LOGIN

@@ -16,11 +16,12 @@ pub(crate) mod page;
 pub(crate) mod range;
 pub(crate) mod response;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::session::{Lane, Peer};
+use crate::session::{Lane, Module, Peer, Session};
 
-pub(crate) use connection::Connection;
+use connection::Connection;
 pub(crate) use head::Request;
 pub(crate) use response::Response;
 
@@ -85,12 +86,53 @@ pub(crate) trait Service: Send + Sync + 'static {
     fn answer(&self, request: &Request<'_, '_>, body: &[u8], around: &Around<'_>) -> Answer;
 
     /// The upstreams that requests are passed to; without them they are answered here.
-    fn forward(&self) -> Option<&std::sync::Arc<forward::Forward>> {
+    fn forward(&self) -> Option<&Arc<forward::Forward>> {
         None
     }
 
+    /// Whether a reload that leaves the settings as they are keeps this value.
+    fn keeps_state(&self) -> bool {
+        false
+    }
+
     /// Where finished requests are noted.
-    fn access_log(&self) -> Option<&std::sync::Arc<access_log::AccessLog>> {
+    fn access_log(&self) -> Option<&Arc<access_log::AccessLog>> {
         None
+    }
+}
+
+/// A service as a module.
+pub(crate) struct Server<S> {
+    service: Arc<S>,
+}
+
+impl<S: Service> Server<S> {
+    pub(crate) fn new(service: S) -> Self {
+        Server {
+            service: Arc::new(service),
+        }
+    }
+}
+
+impl<S: Service> Module for Server<S> {
+    fn open(&self, _peer: &Peer) -> Box<dyn Session> {
+        Box::new(Connection::new(Arc::clone(&self.service)))
+    }
+
+    /// Between requests, and for a reader to take some of an answer; nginx keeps alive for 75 seconds.
+    fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    fn client_speaks_first(&self) -> bool {
+        true
+    }
+
+    fn alpn(&self) -> Vec<Vec<u8>> {
+        vec![b"http/1.1".to_vec()]
+    }
+
+    fn keeps_state(&self) -> bool {
+        self.service.keeps_state()
     }
 }

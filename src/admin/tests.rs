@@ -13,9 +13,9 @@ use crate::admission::address_list::{AddressList, Source};
 use crate::control::request::{Ban, ConnectionRow, LimitsForm, ListenerForm, Lists, Reloaded, Row};
 use crate::control::{Commands, Fault, Link, Request, Response};
 use crate::dialogue::{answer, test_peer};
-use crate::http::Connection;
+use crate::http::Server;
 use crate::server::status::{ListenerStatus, SocketStatus, Status};
-use crate::session::{Class, Module, Peer, Security, Session};
+use crate::session::{Class, Peer, Security};
 
 const MARKUP: &str = "\"'><script>alert(1)</script>&<b>";
 
@@ -108,16 +108,10 @@ fn connection() -> ConnectionRow {
 
 /// A panel, its double, and somebody at it.
 struct Desk {
-    panel: Arc<Panel>,
+    server: Server<Panel>,
     double: Arc<Double>,
     peer: Peer,
     home: tempfile::TempDir,
-}
-
-impl Module for Desk {
-    fn open(&self, _peer: &Peer) -> Box<dyn Session> {
-        Box::new(Connection::new(Arc::clone(&self.panel)))
-    }
 }
 
 impl Desk {
@@ -134,7 +128,7 @@ impl Desk {
         let commands: Arc<dyn Commands> = double.clone();
         link.bind(Arc::downgrade(&commands));
         let from = PathBuf::from("test");
-        let panel = Arc::new(Panel::new(Setup {
+        let server = Server::new(Panel::new(Setup {
             link,
             accounts: Accounts::read(&file).unwrap(),
             clients_only: true,
@@ -145,7 +139,7 @@ impl Desk {
         let mut peer = test_peer();
         peer.security = Security::External;
         Desk {
-            panel,
+            server,
             double,
             peer,
             home,
@@ -154,7 +148,7 @@ impl Desk {
 
     /// The answer to a request: its status, and all of it.
     fn ask(&self, request: &str) -> (u16, String) {
-        let said = answer(self, &self.peer, request.as_bytes(), usize::MAX);
+        let said = answer(&self.server, &self.peer, request.as_bytes(), usize::MAX);
         let said = String::from_utf8(said).unwrap();
         let status = said.get(9..12).and_then(|status| status.parse().ok());
         (status.unwrap_or_else(|| panic!("{said}")), said)

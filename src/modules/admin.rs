@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::{ModuleEntry, Settings};
 use crate::admin::{Panel, Setup};
 use crate::config::field::Field;
-use crate::http::Connection;
-use crate::session::{Module, Peer, Session};
+use crate::http::Server;
+use crate::session::Module;
 
 pub(super) const ENTRY: ModuleEntry = ModuleEntry {
     name: "Admin",
@@ -21,7 +21,7 @@ pub(super) const ENTRY: ModuleEntry = ModuleEntry {
         "metrics_from",
         "session_timeout",
     ],
-    tcp: Some(|settings| Some(Arc::new(Admin::configure(settings)?) as Arc<dyn Module>)),
+    tcp: Some(|settings| Some(Arc::new(Server::new(configure(settings)?)) as Arc<dyn Module>)),
     udp: None,
 };
 
@@ -38,60 +38,27 @@ struct Keys<'a> {
     session_timeout: Field<'a, String>,
 }
 
-struct Admin {
-    panel: Arc<Panel>,
-}
-
-impl Admin {
-    fn configure(settings: &mut Settings<'_, '_>) -> Option<Self> {
-        let keys: Keys<'_> = settings.read()?;
-        let clients_only = settings.get(keys.clients_only).unwrap_or(true);
-        // 16 characters can be 64 random bits or more; RFC 6750, 2.1 has what a token is made of.
-        let metrics_token = settings.map(keys.metrics_token, |token| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
-            if token.len() >= 16 && token.bytes().all(plain) {
-                Ok(token)
-            } else {
-                Err("expected at least 16 letters, digits and -._~+/=".to_owned())
-            }
-        });
-        let metrics_from = keys
-            .metrics_from
-            .raw()
-            .and_then(|raw| settings.text.list(raw, settings.errors));
-        let session_timeout = settings.duration(keys.session_timeout);
-        Some(Admin {
-            panel: Arc::new(Panel::new(Setup {
-                link: settings.link(),
-                accounts: settings.accounts(),
-                clients_only,
-                metrics_token,
-                metrics_from: metrics_from.unwrap_or_default(),
-                session_timeout: session_timeout.unwrap_or(Duration::from_secs(30 * 60)),
-            })),
-        })
-    }
-}
-
-impl Module for Admin {
-    fn open(&self, _peer: &Peer) -> Box<dyn Session> {
-        Box::new(Connection::new(Arc::clone(&self.panel)))
-    }
-
-    fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(60)
-    }
-
-    fn client_speaks_first(&self) -> bool {
-        true
-    }
-
-    fn alpn(&self) -> Vec<Vec<u8>> {
-        vec![b"http/1.1".to_vec()]
-    }
-
-    /// Or every change made here would log everybody out.
-    fn keeps_state(&self) -> bool {
-        true
-    }
+fn configure(settings: &mut Settings<'_, '_>) -> Option<Panel> {
+    let keys: Keys<'_> = settings.read()?;
+    let clients_only = settings.get(keys.clients_only).unwrap_or(true);
+    // 16 characters can be 64 random bits or more; RFC 6750, 2.1 has what a token is made of.
+    let metrics_token = settings.map(keys.metrics_token, |token| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if token.len() >= 16 && token.bytes().all(plain) {
+            Ok(token)
+        } else {
+            Err("expected at least 16 letters, digits and -._~+/=".to_owned())
+        }
+    });
+    let raw = keys.metrics_from.raw();
+    let metrics_from = raw.and_then(|raw| settings.text.list(raw, settings.errors));
+    let session_timeout = settings.duration(keys.session_timeout);
+    Some(Panel::new(Setup {
+        link: settings.link(),
+        accounts: settings.accounts(),
+        clients_only,
+        metrics_token,
+        metrics_from: metrics_from.unwrap_or_default(),
+        session_timeout: session_timeout.unwrap_or(Duration::from_secs(30 * 60)),
+    }))
 }

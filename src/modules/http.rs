@@ -13,8 +13,8 @@ use crate::http::access_log::AccessLog;
 use crate::http::files::Files;
 use crate::http::forward::Forward;
 use crate::http::framing::Framing;
-use crate::http::{Answer, Around, Connection, Limits, Request, Response, Service};
-use crate::session::{Class, Module, Peer, Session};
+use crate::http::{Answer, Around, Limits, Request, Response, Server, Service};
+use crate::session::{Class, Module};
 use crate::upstream::{Place, Pool};
 
 pub(super) const ENTRY: ModuleEntry = ModuleEntry {
@@ -36,7 +36,9 @@ pub(super) const ENTRY: ModuleEntry = ModuleEntry {
         "trusted",
         "max_body",
     ],
-    tcp: Some(|settings| Some(Arc::new(Http::configure(settings)?) as Arc<dyn Module>)),
+    tcp: Some(
+        |settings| Some(Arc::new(Server::new(Site::configure(settings)?)) as Arc<dyn Module>),
+    ),
     udp: None,
 };
 
@@ -89,11 +91,7 @@ enum ToHttps {
     Port(u16),
 }
 
-/// Serves a directory.
-struct Http {
-    service: Arc<Site>,
-}
-
+/// Serves a directory, or passes requests on.
 struct Site {
     /// Absent where requests are passed to upstreams.
     files: Option<Files>,
@@ -105,7 +103,7 @@ struct Site {
     log: Option<Arc<AccessLog>>,
 }
 
-impl Http {
+impl Site {
     fn configure(settings: &mut Settings<'_, '_>) -> Option<Self> {
         let keys: Keys<'_> = settings.read()?;
         let beside = settings
@@ -171,15 +169,13 @@ impl Http {
         if files.is_none() && forward.is_none() {
             return None;
         }
-        Some(Http {
-            service: Arc::new(Site {
-                files,
-                forward,
-                limits,
-                clients_only,
-                https: https.flatten(),
-                log: log.map(|path| Arc::new(AccessLog::new(path))),
-            }),
+        Some(Site {
+            files,
+            forward,
+            limits,
+            clients_only,
+            https: https.flatten(),
+            log: log.map(|path| Arc::new(AccessLog::new(path))),
         })
     }
 }
@@ -245,25 +241,6 @@ fn log_file(path: PathBuf) -> Result<PathBuf, String> {
 
 fn is_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\0'])
-}
-
-impl Module for Http {
-    fn open(&self, _peer: &Peer) -> Box<dyn Session> {
-        Box::new(Connection::new(Arc::clone(&self.service)))
-    }
-
-    /// Between requests, and for a reader to take a piece of a file; nginx keeps alive for 75 seconds.
-    fn idle_timeout(&self) -> Duration {
-        Duration::from_secs(60)
-    }
-
-    fn client_speaks_first(&self) -> bool {
-        true
-    }
-
-    fn alpn(&self) -> Vec<Vec<u8>> {
-        vec![b"http/1.1".to_vec()]
-    }
 }
 
 /// Methods that are known (RFC 9110, 9; RFC 5789), and not for files.

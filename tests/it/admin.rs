@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Conf, Daemon, assert_says, binary, exits, free_port, output_of, output_within,
+    Conf, Daemon, assert_says, binary, curl, exits, free_port, output_of, output_within,
 };
 
 struct Panel {
@@ -55,15 +55,6 @@ impl Panel {
     fn url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.tls)
     }
-}
-
-#[track_caller]
-fn curl(arguments: &[&str]) -> String {
-    let mut command = Command::new("curl");
-    command
-        .args(["-sS", "-k", "--max-time", "20"])
-        .args(arguments);
-    exits(&output_of(command, b""), 0)
 }
 
 /// A directory below `target`, filled once by a command that is given it.

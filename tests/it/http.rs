@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{
-    Conf, DEADLINE, Daemon, Ending, assert_says, connect_from, ending_of, exits, free_port,
+    Conf, DEADLINE, Daemon, Ending, assert_says, connect_from, curl, ending_of, exits, free_port,
     output_of, output_within, raise_descriptors, wait_until,
 };
 
@@ -50,15 +50,6 @@ impl Site {
     fn secure_url(&self, path: &str) -> String {
         format!("https://127.0.0.1:{}{path}", self.tls)
     }
-}
-
-#[track_caller]
-fn curl(arguments: &[&str]) -> String {
-    let mut command = Command::new("curl");
-    command
-        .args(["-sS", "-k", "--max-time", "20"])
-        .args(arguments);
-    exits(&output_of(command, b""), 0)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::foreign::Foreign;
 use crate::harness::{
-    Conf, Daemon, assert_says, connect_from, exits, free_port, output_of, wait_until,
+    Conf, Daemon, assert_says, connect_from, curl, exits, free_port, output_of, wait_until,
 };
 
 /// A proxy, and what is behind it.
@@ -55,13 +55,6 @@ impl Front {
         stream.read_to_string(&mut answer).unwrap();
         answer
     }
-}
-
-#[track_caller]
-fn curl(arguments: &[&str]) -> String {
-    let mut command = Command::new("curl");
-    command.args(["-sS", "--max-time", "20"]).args(arguments);
-    exits(&output_of(command, b""), 0)
 }
 
 #[test]

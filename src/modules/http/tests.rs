@@ -1,15 +1,16 @@
 //! The module without sockets: the dialogues of `tests/dialogues/http`, and tables of requests that must be
 //! refused.
 
-use super::{Http, Limits, Site};
+use super::{Limits, Server, Site};
 use crate::dialogue::{check, check_as, test_peer};
 use crate::http::files::Files;
 use crate::session::{Class, Security};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+type Http = Server<Site>;
 
 /// A root with known files, all of Mon, 23 Nov 2026 10:00:00 GMT.
 struct Root {
@@ -64,9 +65,7 @@ impl Root {
             log: None,
         };
         change(&mut site);
-        Http {
-            service: Arc::new(site),
-        }
+        Server::new(site)
     }
 }
 
