@@ -64,6 +64,8 @@ pub(in crate::http) struct Exchange {
     to_far: Vec<u8>,
     /// How much of it was taken.
     sent: usize,
+    /// Some was taken in this step.
+    just_sent: bool,
     /// The upstream takes no more of the request: what it answers counts all the same.
     deaf: bool,
     from_far: Vec<u8>,
@@ -115,6 +117,7 @@ impl Exchange {
             used: false,
             looked_up: false,
             sent: 0,
+            just_sent: false,
             deaf: false,
             from_far: Vec::new(),
             answer: None,
@@ -169,6 +172,11 @@ impl Exchange {
                 return Ok(next);
             }
             let blocked = self.send(input.as_deref_mut())?;
+            let asked = std::mem::take(&mut self.just_sent) && self.body.is_done();
+            if asked && !blocked && !self.deaf {
+                // Hardly ever is the answer there already; if it is, the poll says so at once.
+                return self.wait(self.until);
+            }
             match self.receive() {
                 Ok(0) => {
                     if let Some(next) = self.far_ended(cx)? {
@@ -263,7 +271,10 @@ impl Exchange {
             while self.sent < self.to_far.len() && !self.deaf {
                 let far = self.far.as_mut().ok_or_else(missing)?;
                 match far.write(&self.to_far[self.sent..]) {
-                    Ok(count) if count > 0 => self.sent += count,
+                    Ok(count) if count > 0 => {
+                        self.sent += count;
+                        self.just_sent = true;
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     // It may have answered before it closed.
