@@ -61,6 +61,11 @@ pub trait Commands: Send + Sync {
     fn execute(&self, request: &Request) -> Response;
 }
 
+/// A request's line without its end; else the words of the error that is the answer.
+pub(crate) fn parse(line: &[u8]) -> Result<Request, String> {
+    serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))
+}
+
 /// Where the control socket of this `state_dir` is.
 #[must_use]
 pub fn socket_path(state_dir: &Path) -> PathBuf {

@@ -124,10 +124,6 @@ impl<S: Service> Module for Server<S> {
         Duration::from_secs(60)
     }
 
-    fn client_speaks_first(&self) -> bool {
-        true
-    }
-
     fn alpn(&self) -> Vec<Vec<u8>> {
         vec![b"http/1.1".to_vec()]
     }

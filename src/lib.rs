@@ -22,6 +22,9 @@ mod connection;
 pub mod control;
 pub mod dialogue;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 pub mod modules;
 pub mod server;

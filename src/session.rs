@@ -14,6 +14,7 @@ mod output;
 mod peer;
 mod program;
 mod relay;
+pub(crate) mod store;
 mod work;
 
 use std::fmt;
@@ -39,11 +40,6 @@ pub trait Module: Send + Sync {
     fn idle_timeout(&self) -> Duration {
         // RFC 5321, 4.5.3.2.7 asks for at least five minutes; a fair default for the others.
         Duration::from_secs(300)
-    }
-
-    /// True when the client talks first, so that a connection may be parked before its first turn.
-    fn client_speaks_first(&self) -> bool {
-        false
     }
 
     /// ALPN protocol names offered on a secured socket, in order of preference (RFC 7301).

@@ -64,6 +64,15 @@ impl Pool {
             .any(|upstream| upstream.wants_look_up(now))
     }
 
+    /// True once each name was asked for: [`Pool::dial`] makes sense, whatever the answers were.
+    #[must_use]
+    pub fn was_looked_up(&self) -> bool {
+        self.upstreams.iter().all(|upstream| match &upstream.place {
+            Place::Name(..) => upstream.resolved.lock().was_asked(),
+            Place::Address(_) | Place::Unix(_) => true,
+        })
+    }
+
     /// Resolves the names whose addresses are not known or old. Blocks as long as the system's resolver does.
     pub fn look_up(&self) {
         for upstream in &self.upstreams {

@@ -217,7 +217,7 @@ fn trim(mut text: &str) -> &str {
 }
 
 /// The offset of a line and column, both from 1 and the column in characters.
-fn position_to_offset(text: &str, line: usize, column: usize) -> usize {
+pub(super) fn position_to_offset(text: &str, line: usize, column: usize) -> usize {
     let mut start = 0;
     for _ in 1..line {
         match text[start..].find('\n') {
@@ -232,11 +232,14 @@ fn position_to_offset(text: &str, line: usize, column: usize) -> usize {
     start + rest.unwrap_or(text.len() - start)
 }
 
-/// Line and column of an offset, both from 1.
+/// Line and column of an offset, both from 1 and the column in characters.
 fn position_of(text: &str, offset: usize) -> (u32, u32) {
-    let before = &text.as_bytes()[..offset.min(text.len())];
+    let offset = offset.min(text.len());
+    let before = &text.as_bytes()[..offset];
     let line = memchr::memchr_iter(b'\n', before).count() + 1;
-    let column = before.len() - memchr::memrchr(b'\n', before).map_or(0, |end| end + 1) + 1;
+    let start = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
+    let characters = text[start..].char_indices();
+    let column = characters.take_while(|(at, _)| start + at < offset).count() + 1;
     (
         u32::try_from(line).unwrap_or(u32::MAX),
         u32::try_from(column).unwrap_or(u32::MAX),
@@ -268,7 +271,7 @@ fn literal_offset(raw: &str, wanted: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{literal_offset, position_to_offset, trim};
+    use super::{literal_offset, position_of, position_to_offset, trim};
 
     #[test]
     fn places_in_strings_are_found_through_escapes() {
@@ -277,6 +280,10 @@ mod tests {
         assert_eq!(literal_offset("r#\"a\nb\"#", 2), 5);
         assert_eq!(literal_offset(r#""\x41b""#, 1), 5);
         assert_eq!(position_to_offset("ab\ncd", 2, 2), 4);
+        let text = "ab\ncdé+f";
+        let plus = text.find('+').unwrap();
+        assert_eq!(position_of(text, plus), (2, 4), "characters, not bytes");
+        assert_eq!(position_to_offset(text, 2, 4), plus);
         assert_eq!(trim(" // c\n /* d */ 5 "), "5");
     }
 }

@@ -145,18 +145,25 @@ pub(crate) fn state_dir(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
 
 /// The offset of a place in a text, for what a [`ConfigError`] says.
 pub(crate) fn offset_of(text: &str, line: u32, column: u32) -> usize {
-    let before: usize = text
-        .split_inclusive('\n')
-        .take(line.saturating_sub(1) as usize)
-        .map(str::len)
-        .sum();
-    (before + column.saturating_sub(1) as usize).min(text.len())
+    field::position_to_offset(text, line as usize, column as usize)
 }
 
 /// Names a file's text: FNV-1a (RFC 9923), to tell whether it has changed, not to guard it.
 pub(crate) fn version(text: &str) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// Checks texts that are in no file.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn load_texts(server: &str, listener: &str) -> Result<Plan, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let server = Text::new(Path::new("nowhere/portreeve.ron"), server);
+    let listener = Text::new(Path::new("nowhere/listeners/fuzz.ron"), listener);
+    match check::plan(server, vec![listener], &Link::default(), &mut errors) {
+        Some(plan) if errors.is_empty() => Ok(plan),
+        _ => Err(errors),
+    }
 }
 
 fn listener_files(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {

@@ -20,7 +20,7 @@ use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
 use crate::server::census::Phase;
 use crate::server::listener::{Handshake, TcpListener, TcpSocket};
-use crate::server::parked::Signals;
+use crate::server::parked::{Key, Signals};
 use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
 use crate::session::{Outcome, Peer, Program, Relay, Security, Upstream, UpstreamStream, Work};
 use crate::tls::Acceptors;
@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     progress: u64,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
     hangup: bool,
+    /// What the last turn makes likely.
+    expects: Signals,
 }
 
 /// Where a connection goes after its turn.
@@ -120,6 +122,7 @@ impl Connection {
             far_ready: false,
             progress: 0,
             hangup: false,
+            expects: Signals::NONE,
         })
     }
 
@@ -133,9 +136,17 @@ impl Connection {
         self.outcome = Some(outcome);
     }
 
-    /// What a connection waits for that has had no turn yet.
-    pub(crate) fn first_rest(&self) -> (Signals, Instant) {
-        (READ, self.shaking.unwrap_or_else(|| self.driver.deadline()))
+    /// What is likely to come soon: its last turn moved bytes, and this is where the answer comes from.
+    pub(crate) fn expects(&self) -> Signals {
+        self.expects
+    }
+
+    /// Registers a relay's upstream with the poll, before the connection rests for the first time.
+    pub(crate) fn watch_far(&mut self, core: &Core, key: Key) -> io::Result<()> {
+        let Some(relaying) = &mut self.relay else {
+            return Ok(());
+        };
+        core.register_far(key, |registry, token| relaying.register(registry, token))
     }
 
     /// Runs until the connection would wait for its peer, has used its share, or ends.
@@ -148,7 +159,8 @@ impl Connection {
         self.driver.input.lend(&mut scratch.input);
         self.driver.output.lend(&mut scratch.output);
         self.transport.lend(&mut scratch.secure);
-        let after = if signals.has(Signals::CUT) {
+        let is_cut = self.slot.as_ref().is_some_and(|slot| slot.facts.is_cut());
+        let after = if is_cut || signals.has(Signals::CUT) {
             self.cut()
         } else {
             self.run(signals, scratch, core)
@@ -161,7 +173,12 @@ impl Connection {
             After::Park(wants, deadline) => Fate::Park(self, wants, deadline),
             After::Yield => Fate::Yield(self),
             After::Work(work) => Fate::Work(self, work),
-            After::Close => self.close(core),
+            After::Close => {
+                drop(self.admitted.take());
+                self.transport.finish(&mut self.stream);
+                self.close(core)
+            }
+            After::Cut => self.close(core),
             After::Abort => {
                 drop(self.admitted.take());
                 // Nothing pending is to be sent: the peer sees a reset.
@@ -197,6 +214,7 @@ impl Connection {
 
     fn run(&mut self, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> After {
         let now = Instant::now();
+        self.expects = Signals::NONE;
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
         self.far_ready |= signals.has(FAR);
@@ -288,6 +306,7 @@ impl Connection {
                 .read(&mut self.stream, &mut self.driver.input)
             {
                 Ok(Got::Bytes { more }) => {
+                    self.expects = Signals::READABLE;
                     self.readable = more || self.hangup;
                     self.tell(now, core, Driver::take_input);
                 }
@@ -423,8 +442,12 @@ impl Connection {
             let ours = socket2::SockRef::from(&*stream).set_nonblocking(true);
             return ours.map_or(After::Abort, |()| After::Close);
         }
-        // A peer that only finished sending may still want the answer.
-        if signals.has(Signals::HANGUP) && !matches!(stream.take_error(), Ok(None)) {
+        // A peer that only finished sending may still want the answer. Of a reset the program may have heard
+        // first, and then no error is left for us, but no peer either.
+        let is_gone = |stream: &TcpStream| {
+            !matches!(stream.take_error(), Ok(None)) || stream.peer_addr().is_err()
+        };
+        if signals.has(Signals::HANGUP) && is_gone(stream) {
             return After::Abort;
         }
         let key = slot.get_or_insert_with(|| core.reserve(None)).key();
@@ -507,7 +530,7 @@ impl Connection {
             stream,
             transport,
             driver,
-            slot,
+            expects,
             ..
         } = self;
         let relaying = relay.as_mut()?;
@@ -518,6 +541,7 @@ impl Connection {
             output: &mut driver.output,
         };
         let progress = relaying.run(now, &mut client, scratch, &mut moved);
+        *expects = relaying.expects();
         if moved > 0 {
             driver.restart_idle(now);
         }
@@ -525,12 +549,6 @@ impl Connection {
             Ok(Progress::Wait(wants, until)) => {
                 if driver.is_idle(now) {
                     return Some(After::Abort);
-                }
-                let key = slot.get_or_insert_with(|| core.reserve(None)).key();
-                let registered =
-                    core.register_far(key, |registry, token| relaying.register(registry, token));
-                if let Err(error) = registered {
-                    return Some(self.broken(&error));
                 }
                 let deadline = driver.deadline();
                 let until = until.map_or(deadline, |until| until.min(deadline));
@@ -543,9 +561,12 @@ impl Connection {
                 None
             }
             Ok(Progress::Finished) => {
-                driver.finish(false);
+                if relaying.has_client_ended() {
+                    driver.finish(false);
+                }
                 Some(After::Close)
             }
+            Ok(Progress::Cut) => Some(After::Cut),
             Err(error) => Some(self.broken(&error)),
         }
     }
@@ -623,7 +644,6 @@ impl Connection {
     /// since closing a socket with unread bytes would reset what was just written (RFC 9293, 3.10.7).
     fn close(mut self: Box<Self>, core: &Arc<Core>) -> Fate {
         drop(self.admitted.take());
-        self.transport.finish(&mut self.stream);
         if self.driver.is_finished() {
             return Fate::Closed;
         }
@@ -647,6 +667,8 @@ impl Connection {
 enum After {
     Park(Signals, Instant),
     Yield,
+    /// Closed without the word that nothing is missing, where the protocol has one.
+    Cut,
     Work(Work),
     Close,
     Abort,
@@ -700,7 +722,9 @@ impl Lingering {
         if signals.has(over) {
             return None;
         }
-        scratch.input.resize(16 * 1024, 0);
+        if scratch.input.is_empty() {
+            scratch.input.resize(16 * 1024, 0);
+        }
         let kept = loop {
             match self.stream.read(&mut scratch.input) {
                 Ok(0) => break None,
@@ -715,7 +739,6 @@ impl Lingering {
                 Err(_) => break None,
             }
         };
-        scratch.input.clear();
         kept.map(|()| {
             let until = self.until;
             (self, READ, until)

@@ -1,11 +1,12 @@
 //! One connection from admission to close.
 
 pub(crate) mod driver;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod program;
 pub(crate) mod proxy_header;
 pub(crate) mod relay;
 pub(crate) mod secure;
-mod store;
 pub(crate) mod transport;
 
 #[allow(

@@ -40,8 +40,22 @@ pub(super) struct Relaying {
     client_piped: Piped,
     client: Side,
     far: Side,
+    /// The upstream takes no more; what it said before that is still brought to the client.
+    refused: bool,
+    /// What broke the upstream, once all that it sent was read.
+    cut: Option<io::Error>,
+    /// Some of that may not have reached the client yet, which a reset would destroy.
+    owing: bool,
+    /// Where the last turn makes bytes likely.
+    expects: Signals,
     /// Set when the upstream finished: until when the client must follow.
     farewell: Option<Instant>,
+}
+
+/// Which side broke.
+enum Broken {
+    Client(io::Error),
+    Upstream(io::Error),
 }
 
 /// What is known of one side.
@@ -100,8 +114,10 @@ pub(super) enum Progress {
     Again,
     /// No upstream could be reached.
     Unreachable,
-    /// Both sides have finished, and the upstream knows.
+    /// Both sides have finished and the upstream knows, or it has finished and refuses the rest.
     Finished,
+    /// The upstream broke; the client has got all that came before.
+    Cut,
 }
 
 /// The client's side of a relay, lent for a turn.
@@ -125,6 +141,8 @@ impl Relaying {
         to_upstream.write(&relay.ahead);
         to_upstream.write(pending);
         pending.clear();
+        // What a new upstream has to say, the poll tells.
+        let readable = matches!(relay.upstream, Upstream::Connected(_));
         let (upstream, dial) = match relay.upstream {
             Upstream::Connected(stream) => (Some(Socket::adopt(stream)?), None),
             Upstream::Dial(dial) => (None, Some(dial)),
@@ -141,7 +159,14 @@ impl Relaying {
                 hangup,
                 ..Side::default()
             },
-            far: Side::default(),
+            far: Side {
+                readable,
+                ..Side::default()
+            },
+            refused: false,
+            cut: None,
+            owing: false,
+            expects: Signals::NONE,
             farewell: None,
         })
     }
@@ -157,12 +182,8 @@ impl Relaying {
                 return Err(error);
             }
         }
-        if signals.has(Signals::FAR_HANGUP) && self.connecting.is_none() {
-            self.far.hangup = true;
-            if let Some(upstream) = &self.upstream {
-                upstream.error()?;
-            }
-        }
+        // What broke it is asked for only when all that it sent was read.
+        self.far.hangup |= signals.has(Signals::FAR_HANGUP) && self.connecting.is_none();
         Ok(())
     }
 
@@ -182,13 +203,50 @@ impl Relaying {
         }
         // Zeroed once for all turns of a worker.
         scratch.buffer.resize(BUFFER, 0);
-        let up = self.upstream_ward(client, scratch)?;
-        let down = self.client_ward(client, scratch)?;
+        let (mut up, mut down) = (0, 0);
+        let told = self.far.told;
+        if !self.refused {
+            match self.upstream_ward(client, scratch, &mut up) {
+                Ok(()) => {}
+                Err(Broken::Client(error)) => return Err(error),
+                Err(Broken::Upstream(_)) => {
+                    self.refused = true;
+                    self.to_upstream = Output::default();
+                    self.upstream_piped = Piped::default();
+                    self.far.readable = true;
+                }
+            }
+        }
+        match self.client_ward(client, scratch, &mut down) {
+            Ok(()) => {}
+            Err(Broken::Client(error)) => return Err(error),
+            Err(Broken::Upstream(error)) => {
+                self.far.ended = true;
+                self.cut = Some(error);
+                self.owing = down > 0;
+            }
+        }
         self.upstream_piped.give_back(&mut scratch.pipes);
         self.client_piped.give_back(&mut scratch.pipes);
         *moved = up + down;
-        if self.client.ended && self.far.ended && self.far.told && !self.is_client_blocked(client) {
-            return Ok(Progress::Finished);
+        self.expects = Signals::NONE;
+        if up > 0 || self.far.told != told {
+            self.expects = Signals::FAR_READABLE;
+        }
+        if down > 0 {
+            self.expects = self.expects.and(Signals::READABLE);
+        }
+        let owing = self.is_client_blocked(client);
+        self.owing |= owing;
+        if self.far.ended && !owing {
+            match self.cut.take() {
+                Some(error) if !self.owing => return Err(error),
+                Some(_) => return Ok(Progress::Cut),
+                None if self.refused || self.client.ended && self.far.told => {
+                    return Ok(Progress::Finished);
+                }
+                None => {}
+            }
         }
         if up.max(down) >= SHARE {
             return Ok(Progress::Again);
@@ -208,6 +266,16 @@ impl Relaying {
         if let Some(upstream) = &self.upstream {
             upstream.reset();
         }
+    }
+
+    /// Where the last turn makes bytes likely: one side's answer to the other's.
+    pub(super) fn expects(&self) -> Signals {
+        self.expects
+    }
+
+    /// True when the client sends no more.
+    pub(super) fn has_client_ended(&self) -> bool {
+        self.client.ended
     }
 
     /// Registers the upstream with the poll, once.
@@ -235,6 +303,9 @@ impl Relaying {
             wants = wants.and(Signals::WRITABLE);
         } else if !self.far.ended {
             wants = wants.and(Signals::FAR_READABLE);
+        }
+        if self.refused {
+            return wants;
         }
         if !self.to_upstream.is_empty() || self.upstream_piped.is_holding() {
             wants = wants.and(Signals::FAR_WRITABLE);
@@ -293,26 +364,28 @@ impl Relaying {
         &mut self,
         client: &mut Client<'_>,
         scratch: &mut RelayScratch,
-    ) -> io::Result<usize> {
+        moved: &mut usize,
+    ) -> Result<(), Broken> {
         let RelayScratch { buffer, pipes } = scratch;
-        let mut moved = 0;
         let Some(upstream) = &mut self.upstream else {
-            return Ok(moved);
+            return Ok(());
         };
         loop {
             while !self.to_upstream.is_empty() {
-                match accepted(|| upstream.write(self.to_upstream.front()))? {
-                    0 => return Ok(moved),
-                    count => {
+                match accepted(|| upstream.write(self.to_upstream.front())) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => {
                         self.to_upstream.advance(count);
-                        moved += count;
+                        *moved += count;
                     }
+                    Err(error) => return Err(Broken::Upstream(error)),
                 }
             }
             while self.upstream_piped.is_holding() {
-                match accepted(|| self.upstream_piped.drain(&*upstream))? {
-                    0 => return Ok(moved),
-                    count => moved += count,
+                match accepted(|| self.upstream_piped.drain(&*upstream)) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => *moved += count,
+                    Err(error) => return Err(Broken::Upstream(error)),
                 }
             }
             if self.client.ended {
@@ -320,10 +393,10 @@ impl Relaying {
                     self.far.told = true;
                     upstream.finish();
                 }
-                return Ok(moved);
+                return Ok(());
             }
-            if !self.client.readable || moved >= SHARE {
-                return Ok(moved);
+            if !self.client.readable || *moved >= SHARE {
+                return Ok(());
             }
             if self.upstream_piped.is_bulk() {
                 match self.upstream_piped.fill(&*client.stream, pipes) {
@@ -331,12 +404,14 @@ impl Relaying {
                         self.client.ended = count == Some(0);
                         client.transport.received += count.unwrap_or(0) as u64;
                     }
-                    Err(error) => self.client.dry(error)?,
+                    Err(error) => self.client.dry(error).map_err(Broken::Client)?,
                 }
                 continue;
             }
             match client.transport.receive(client.stream, buffer) {
-                Ok((0, Got::Truncated)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((0, Got::Truncated)) => {
+                    return Err(Broken::Client(io::ErrorKind::UnexpectedEof.into()));
+                }
                 Ok((0, _)) => self.client.ended = true,
                 Ok((count, _)) => {
                     let drained = count < buffer.len() && client.transport.is_clear();
@@ -344,11 +419,12 @@ impl Relaying {
                     if count == buffer.len() && client.transport.is_clear() {
                         self.upstream_piped.expect_bulk();
                     }
-                    let taken = accepted(|| upstream.write(&buffer[..count]))?;
-                    moved += taken;
+                    let taken =
+                        accepted(|| upstream.write(&buffer[..count])).map_err(Broken::Upstream)?;
+                    *moved += taken;
                     self.to_upstream.write(&buffer[taken..count]);
                 }
-                Err(error) => self.client.dry(error)?,
+                Err(error) => self.client.dry(error).map_err(Broken::Client)?,
             }
         }
     }
@@ -357,41 +433,43 @@ impl Relaying {
         &mut self,
         client: &mut Client<'_>,
         scratch: &mut RelayScratch,
-    ) -> io::Result<usize> {
+        moved: &mut usize,
+    ) -> Result<(), Broken> {
         let RelayScratch { buffer, pipes } = scratch;
-        let mut moved = 0;
         let Some(upstream) = &mut self.upstream else {
-            return Ok(moved);
+            return Ok(());
         };
         loop {
-            if client.transport.flush(client.stream, client.output)? == Flushed::Blocked {
-                return Ok(moved);
+            let flushed = client.transport.flush(client.stream, client.output);
+            if flushed.map_err(Broken::Client)? == Flushed::Blocked {
+                return Ok(());
             }
             while self.client_piped.is_holding() {
-                match accepted(|| self.client_piped.drain(&*client.stream))? {
-                    0 => return Ok(moved),
-                    count => {
-                        moved += count;
+                match accepted(|| self.client_piped.drain(&*client.stream)) {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => {
+                        *moved += count;
                         client.transport.sent += count as u64;
                     }
+                    Err(error) => return Err(Broken::Client(error)),
                 }
             }
             if self.far.ended {
-                // Where both have ended the close tells, once the slot is free.
-                if !self.client.told && !self.client.ended {
+                // Where both have ended the close tells, once the slot is free. What was cut short has no end.
+                if !self.client.told && !self.client.ended && self.cut.is_none() {
                     self.client.told = true;
                     client.transport.finish(client.stream);
                     let _ = client.stream.shutdown(std::net::Shutdown::Write);
                 }
-                return Ok(moved);
+                return Ok(());
             }
-            if !self.far.readable || moved >= SHARE {
-                return Ok(moved);
+            if !self.far.readable || *moved >= SHARE {
+                return Ok(());
             }
             if self.client_piped.is_bulk() {
                 match self.client_piped.fill(&*upstream, pipes) {
                     Ok(count) => self.far.ended = count == Some(0),
-                    Err(error) => self.far.dry(error)?,
+                    Err(error) => self.far.dry(error).map_err(Broken::Upstream)?,
                 }
                 continue;
             }
@@ -402,11 +480,12 @@ impl Relaying {
                     if count == buffer.len() && client.transport.is_clear() {
                         self.client_piped.expect_bulk();
                     }
-                    let taken = client.transport.send(client.stream, &buffer[..count])?;
-                    moved += count;
+                    let sent = client.transport.send(client.stream, &buffer[..count]);
+                    let taken = sent.map_err(Broken::Client)?;
+                    *moved += count;
                     client.output.write(&buffer[taken..count]);
                 }
-                Err(error) => self.far.dry(error)?,
+                Err(error) => self.far.dry(error).map_err(Broken::Upstream)?,
             }
         }
     }

@@ -7,14 +7,13 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use mio::net::TcpStream;
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 
-use super::store::Store;
 use super::transport::{Flushed, Got, retry};
 use crate::session::TlsFacts;
+use crate::session::store::Store;
 
 /// The most plaintext in one record (RFC 8446, 5.1).
 const RECORD: usize = 16 * 1024;
@@ -103,7 +102,11 @@ impl Secure {
     }
 
     /// Goes on with the handshake as far as the socket lets it.
-    pub(super) fn shake(&mut self, stream: &mut TcpStream, choose: &mut Choose<'_>) -> Shaken {
+    pub(super) fn shake(
+        &mut self,
+        stream: &mut (impl Read + Write),
+        choose: &mut Choose<'_>,
+    ) -> Shaken {
         match self.try_shake(stream, choose) {
             Ok(None) => Shaken::Done(self.facts()),
             Ok(Some(write)) => Shaken::Waits { write },
@@ -118,7 +121,7 @@ impl Secure {
     /// `None` when the handshake is complete and sent; else whether it waits for writing.
     fn try_shake(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut (impl Read + Write),
         choose: &mut Choose<'_>,
     ) -> io::Result<Option<bool>> {
         loop {
@@ -197,7 +200,7 @@ impl Secure {
     /// Reads once: how many bytes, and what it means when there are none.
     pub(super) fn receive(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut (impl Read + Write),
         into: &mut [u8],
     ) -> io::Result<(usize, Got)> {
         for _ in 0..MOST_READS {
@@ -236,7 +239,11 @@ impl Secure {
     }
 
     /// Encrypts at most a record: how many bytes were taken.
-    pub(super) fn send(&mut self, stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn send(
+        &mut self,
+        stream: &mut (impl Read + Write),
+        bytes: &[u8],
+    ) -> io::Result<usize> {
         if self.flush(stream)? == Flushed::Blocked {
             return Ok(0);
         }
@@ -248,7 +255,7 @@ impl Secure {
     }
 
     /// Writes what is encrypted.
-    pub(super) fn flush(&mut self, stream: &mut TcpStream) -> io::Result<Flushed> {
+    pub(super) fn flush(&mut self, stream: &mut (impl Read + Write)) -> io::Result<Flushed> {
         while !self.outgoing.is_empty() {
             match retry(|| stream.write(self.outgoing.filled())) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -268,7 +275,7 @@ impl Secure {
     }
 
     /// Says that nothing more follows (RFC 8446, 6.1), once.
-    pub(super) fn finish(&mut self, stream: &mut TcpStream) {
+    pub(super) fn finish(&mut self, stream: &mut (impl Read + Write)) {
         if self.closed || self.is_handshaking() {
             return;
         }
@@ -278,7 +285,7 @@ impl Secure {
         let _ = self.flush(stream);
     }
 
-    fn fill(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
+    fn fill(&mut self, stream: &mut (impl Read + Write)) -> io::Result<usize> {
         if self.incoming.len() > MOST_INCOMING {
             return Err(invalid("a message is too long"));
         }

@@ -85,11 +85,8 @@ impl Transport {
 
     /// Reads once into the input.
     pub(crate) fn read(&mut self, stream: &mut TcpStream, input: &mut Input) -> io::Result<Got> {
-        let buffer = input.buffer();
-        let before = buffer.len();
-        buffer.resize(before + CHUNK, 0);
-        let result = self.receive(stream, &mut buffer[before..]);
-        buffer.truncate(before + result.as_ref().map_or(0, |(count, _)| *count));
+        let result = self.receive(stream, &mut input.room(CHUNK)[..CHUNK]);
+        input.add(result.as_ref().map_or(0, |(count, _)| *count));
         match result {
             Ok((0, got)) => Ok(got),
             Ok((count, _)) => Ok(Got::Bytes {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -13,7 +14,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 
-use super::{Commands, MAX_REQUEST, Request, Response};
+use super::{Commands, MAX_REQUEST, Request, Response, parse};
 
 /// Callers at once. More wait in the backlog, each at most a deadline or two.
 const MAX_CALLERS: usize = 32;
@@ -157,7 +158,9 @@ impl Desk {
                 Ok(Some(line)) => {
                     let response = line
                         .and_then(|line| parse(&line))
-                        .map_or_else(Response::Error, |request| self.commands.execute(&request));
+                        .map_or_else(Response::Error, |request| {
+                            execute(&*self.commands, &request)
+                        });
                     caller.answer(&response);
                     caller.deadline = Instant::now() + self.deadline;
                 }
@@ -196,9 +199,12 @@ impl Desk {
     }
 }
 
-/// The words of an error for a request that is none.
-fn parse(line: &[u8]) -> Result<Request, String> {
-    serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))
+/// A command that panics is an error of its own: the next one is carried out.
+fn execute(commands: &dyn Commands, request: &Request) -> Response {
+    catch_unwind(AssertUnwindSafe(|| commands.execute(request))).unwrap_or_else(|_| {
+        log::error!("a command of the control socket panicked");
+        Response::Error("the daemon panicked over this command".to_owned())
+    })
 }
 
 struct Caller {

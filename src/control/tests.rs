@@ -14,6 +14,7 @@ impl Commands for Fake {
     fn execute(&self, request: &Request) -> Response {
         match request {
             Request::Status => Response::Ok(format!("fine{}", "e".repeat(self.padding)).into()),
+            Request::Lists => panic!("asked to"),
             _ => Response::of(&""),
         }
     }
@@ -195,6 +196,15 @@ impl Commands for Once {
     fn execute(&self, _request: &Request) -> Response {
         Response::of(&"here")
     }
+}
+
+#[test]
+fn a_command_that_panics_ends_no_other() {
+    let (_home, state_dir, _control) = served(0, PATIENCE);
+    let answer = ask(&state_dir, b"{\"command\":\"lists\"}\n");
+    assert!(answer.contains("panicked"), "{answer}");
+    let answer = ask(&state_dir, b"{\"command\":\"status\"}\n");
+    assert!(answer.contains("fine"), "{answer}");
 }
 
 #[test]

@@ -30,10 +30,6 @@ impl Module for Discard {
     fn open(&self, _peer: &Peer) -> Box<dyn Session> {
         Box::new(Discard)
     }
-
-    fn client_speaks_first(&self) -> bool {
-        true
-    }
 }
 
 impl Session for Discard {

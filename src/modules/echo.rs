@@ -30,10 +30,6 @@ impl Module for Echo {
     fn open(&self, _peer: &Peer) -> Box<dyn Session> {
         Box::new(Echo)
     }
-
-    fn client_speaks_first(&self) -> bool {
-        true
-    }
 }
 
 impl Session for Echo {

@@ -49,6 +49,9 @@ impl Exec {
             settings.complain("expected a command: command: [\"/path/to/program\"]");
         }
         let command = settings.map(keys.command, |command: Vec<String>| match command.first() {
+            Some(_) if command.iter().any(|word| word.contains('\0')) => {
+                Err("expected words without NUL".to_owned())
+            }
             Some(file) => runnable(Path::new(file)).map(|()| command),
             None => Err("expected a program and its arguments, found none".to_owned()),
         });
@@ -57,7 +60,7 @@ impl Exec {
             false => None,
         };
         let mut env = base_environment(user.as_ref());
-        for (name, value) in settings.get(keys.env).unwrap_or_default() {
+        for (name, value) in settings.map(keys.env, environment).unwrap_or_default() {
             env.retain(|(other, _)| *other != *name);
             env.push((name.into(), value.into()));
         }
@@ -67,6 +70,21 @@ impl Exec {
             user,
         })))
     }
+}
+
+/// Variables that can be passed on as they are.
+fn environment(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+    for (name, value) in &env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!(
+                "expected a variable's name without = and NUL, found {name:?}"
+            ));
+        }
+        if value.contains('\0') {
+            return Err(format!("expected a value without NUL for {name}"));
+        }
+    }
+    Ok(env)
 }
 
 /// Whether a file can be run as it seems.

@@ -6,6 +6,7 @@ mod daytime;
 mod discard;
 mod echo;
 mod exec;
+pub(crate) mod forward;
 mod http;
 mod proxy;
 
@@ -49,6 +50,7 @@ pub const TABLE: &[ModuleEntry] = &[
     discard::ENTRY,
     echo::ENTRY,
     exec::ENTRY,
+    forward::ENTRY,
     http::ENTRY,
     proxy::ENTRY,
 ];

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     sent: AtomicU64,
     phase: AtomicU8,
     tls: AtomicU8,
+    /// A person wants the connection to end.
+    cut: AtomicBool,
 }
 
 /// How far a connection is.
@@ -61,6 +63,15 @@ impl Facts {
     pub(crate) fn reset(&self) {
         self.note(0, 0, Phase::Session);
         self.tls.store(0, Ordering::Relaxed);
+        self.cut.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     pub(crate) fn note(&self, received: u64, sent: u64, phase: Phase) {

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::descriptors;
 use super::exchanges;
 use super::listener::UdpListener;
 use super::udp_io;
@@ -28,6 +29,7 @@ pub(crate) struct UdpSockets {
     pub(crate) waiting: AtomicUsize,
     /// Exchanges that are open.
     pub(crate) exchanges: Arc<AtomicUsize>,
+    pub(crate) most_exchanges: usize,
     pub(crate) alarms: parking_lot::Mutex<Vec<(Instant, u64)>>,
 }
 
@@ -110,15 +112,19 @@ impl Batch {
         let mut outbox = Outbox::default();
         let mut alarms = Vec::new();
         let mut work: Vec<(Lane, DatagramWork)> = Vec::new();
+        let mut lost = 0;
         let group = Arc::clone(&self.group);
         let mut open =
             |route, connect, exchange| exchanges::open(core, &group, route, connect, exchange);
+        let listener = self.group.listener.load_full();
         {
-            let listener = self.group.listener.load_full();
             let module = &listener.module;
             let mut cx = DatagramContext {
                 now,
                 wall,
+                listener: &listener.name,
+                lost: &mut lost,
+                most_exchanges: self.group.most_exchanges,
                 route: None,
                 outbox: &mut outbox,
                 alarms: &mut alarms,
@@ -141,19 +147,20 @@ impl Batch {
                 );
             }
         }
+        listener.counters.lose(lost);
         self.group.send(outbox);
-        if !alarms.is_empty() {
-            self.group.alarms.lock().append(&mut alarms);
-            core.wake_poll();
-        }
+        self.group.set_alarms(alarms, core);
         for (lane, work) in work {
-            let group = Arc::clone(&self.group);
+            let (group, waking) = (Arc::clone(&self.group), Arc::clone(core));
             core.datagram_work(
                 lane,
                 Box::new(move || {
                     let mut outbox = Outbox::default();
                     work(&mut outbox);
+                    let now = Instant::now();
+                    let calls = outbox.calls.drain(..).map(|key| (now, key)).collect();
                     group.send(outbox);
+                    group.set_alarms(calls, &waking);
                 }),
             );
         }
@@ -175,7 +182,16 @@ impl UdpSockets {
             gone: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             exchanges: Arc::new(AtomicUsize::new(0)),
+            most_exchanges: exchanges::most(descriptors::raise()),
             alarms: parking_lot::Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Lets the poll loop call the module at those times.
+    fn set_alarms(&self, mut alarms: Vec<(Instant, u64)>, core: &Core) {
+        if !alarms.is_empty() {
+            self.alarms.lock().append(&mut alarms);
+            core.wake_poll();
         }
     }
 

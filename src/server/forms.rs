@@ -205,13 +205,19 @@ pub(super) fn placed(error: ConfigError, file: &Path, editor: &Editor, origins: 
     }
 }
 
-/// A fault in a list that was sent, or in a file that it names.
+/// A fault in a list that was sent, or in a file that it names. What such a file says is not repeated: whoever
+/// may edit lists need not be one who may read every file that the daemon can.
 pub(super) fn list_fault(error: ListError, file: &Path) -> Fault {
+    let elsewhere = error.file != file;
     Fault {
-        file: (error.file != file).then(|| error.file.display().to_string()),
+        file: elsewhere.then(|| error.file.display().to_string()),
         line: Some(error.line),
         column: Some(error.column),
-        message: error.message,
+        message: if elsewhere {
+            "this line is no entry of an address list".to_owned()
+        } else {
+            error.message
+        },
         ..Fault::default()
     }
 }

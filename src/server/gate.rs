@@ -264,7 +264,7 @@ impl Gate {
             socket,
             slot,
         } = newcomer;
-        let Ok(local) = sockets::local_address(&stream) else {
+        let Ok(local) = sockets::local_address(&stream, &socket.plan) else {
             return;
         };
         let listener = &socket.listener;
@@ -284,8 +284,6 @@ impl Gate {
             listener: Arc::clone(&listener.name),
         });
         listener.log(log::Level::Debug, format_args!("{remote} connected"));
-        // What a watched socket had to say was said before; only a look at it tells whether there is more.
-        let rests = listener.client_speaks_first && slot.is_none();
         let card = Card {
             listener: Arc::clone(&listener.name),
             remote,
@@ -301,14 +299,9 @@ impl Gate {
             None => self.core.reserve(Some(card)),
         };
         let connection = Connection::new(admitted, stream, Some(slot), peer, &socket, now);
-        let listener = Arc::clone(listener);
-        if rests {
-            let (wants, deadline) = connection.first_rest();
-            self.core.park(connection, listener, wants, Some(deadline));
-        } else {
-            let resident = Resident::Connection(connection, listener);
-            self.core.enqueue(resident, Signals::NONE);
-        }
+        // Also where the client speaks first: it has spoken by now, more often than not.
+        let resident = Resident::Connection(connection, Arc::clone(listener));
+        self.core.enqueue(resident, Signals::NONE);
     }
 
     fn refuse(&mut self, newcomer: Newcomer, reason: Reason) {

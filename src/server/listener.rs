@@ -16,6 +16,9 @@ use crate::config::plan::SocketPlan;
 use crate::session::{Abuse, DatagramModule, Module};
 use crate::tls::Acceptors;
 
+/// Why an admitted datagram was dropped: its module had no room for it.
+pub(crate) const OVERLOAD: &str = "overload";
+
 /// How a TLS handshake ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handshake {
@@ -58,6 +61,7 @@ pub(crate) struct Counters {
     pub(crate) prefaces: AtomicUsize,
     /// When an error that a peer can cause was logged last, in seconds of the wall clock.
     complained: AtomicU64,
+    lost: AtomicU64,
 }
 
 /// [`Counters`] at one moment, with their labels.
@@ -69,6 +73,7 @@ pub(crate) struct CounterSample {
     pub(crate) abuse: u64,
     pub(crate) panics: u64,
     pub(crate) bad_prefaces: u64,
+    pub(crate) lost: u64,
 }
 
 impl Counters {
@@ -96,6 +101,11 @@ impl Counters {
         self.bad_prefaces.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Admitted datagrams that the module had no room for.
+    pub(crate) fn lose(&self, datagrams: u64) {
+        self.lost.fetch_add(datagrams, Ordering::Relaxed);
+    }
+
     /// All of them at this moment.
     pub(crate) fn sample(&self) -> CounterSample {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -107,6 +117,7 @@ impl Counters {
             abuse: load(&self.abuse),
             panics: load(&self.panics),
             bad_prefaces: load(&self.bad_prefaces),
+            lost: load(&self.lost),
         }
     }
 
@@ -129,7 +140,6 @@ pub(crate) struct TcpListener {
     pub(crate) warden: Arc<Warden>,
     pub(crate) idle_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
-    pub(crate) client_speaks_first: bool,
     pub(crate) log_level: LevelFilter,
 }
 

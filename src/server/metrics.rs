@@ -3,14 +3,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text::encode};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::listener::CounterSample;
+use super::listener::{CounterSample, OVERLOAD};
+use super::queue::Waits;
 use crate::tls::{Domain, Domains};
 
 /// Everything that is measured, at one moment.
@@ -18,6 +19,8 @@ use crate::tls::{Domain, Domains};
 pub(crate) struct Sample {
     pub(crate) listeners: Vec<ListenerSample>,
     pub(crate) busy: usize,
+    /// How long turns waited in the queue, as [`Waits::sample`] gives it.
+    pub(crate) waits: (Vec<u64>, Duration),
     pub(crate) domains: Arc<Domains>,
 }
 
@@ -27,6 +30,8 @@ pub(crate) struct ListenerSample {
     pub(crate) name: Arc<str>,
     /// Absent for UDP, which has no connections.
     pub(crate) active: Option<u32>,
+    /// Absent for TCP.
+    pub(crate) exchanges: Option<u64>,
     pub(crate) counters: CounterSample,
 }
 
@@ -64,7 +69,7 @@ impl Collector for Sample {
             (
                 "datagrams_dropped",
                 "Datagrams that were dropped",
-                self.labelled(false, "reason", |counters| &counters.rejected),
+                self.dropped(),
             ),
             (
                 "tls_handshakes",
@@ -97,6 +102,11 @@ impl Collector for Sample {
                 self.tcp(|one| one.active.unwrap_or(0).into()),
             ),
             (
+                "exchanges_active",
+                "Conversations of datagram modules from ports of their own",
+                self.each(false, |one| one.exchanges.unwrap_or(0)),
+            ),
+            (
                 "workers_busy",
                 "Workers in a turn",
                 vec![(Vec::new(), self.busy as u64)],
@@ -110,7 +120,7 @@ impl Collector for Sample {
         for (name, help, rows) in gauges {
             family(&mut encoder, name, help, MetricType::Gauge, &rows)?;
         }
-        Ok(())
+        self.waits(&mut encoder)
     }
 }
 
@@ -143,10 +153,34 @@ impl Sample {
         rows
     }
 
+    /// Datagrams that were refused, and those that were admitted and found no room.
+    fn dropped(&self) -> Rows<'_> {
+        let mut rows = self.labelled(false, "reason", |counters| &counters.rejected);
+        for one in self.of(false) {
+            let labels = vec![("listener", &*one.name), ("reason", OVERLOAD)];
+            rows.push((labels, one.counters.lost));
+        }
+        rows
+    }
+
     fn of(&self, tcp: bool) -> impl Iterator<Item = &ListenerSample> {
         self.listeners
             .iter()
             .filter(move |one| one.active.is_some() == tcp)
+    }
+
+    fn waits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (counts, sum) = &self.waits;
+        let bounds = Waits::BOUNDS.iter().map(Duration::as_secs_f64);
+        let buckets: Vec<_> = bounds
+            .chain([f64::MAX])
+            .zip(counts.iter().copied())
+            .collect();
+        let help = "How long turns waited for a worker";
+        let mut histogram =
+            encoder.encode_descriptor("queue_wait_seconds", help, None, MetricType::Histogram)?;
+        let count = counts.iter().sum();
+        histogram.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)
     }
 
     fn expiries(&self) -> Rows<'_> {

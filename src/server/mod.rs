@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The daemon at run time: sockets, the poll loop, parked connections, workers.
 
+mod baton;
 pub(crate) mod census;
 mod commands;
 pub(crate) mod datagrams;
@@ -16,6 +17,7 @@ pub(crate) mod parked;
 mod poll_loop;
 mod preface;
 mod prepare;
+mod queue;
 mod reaper;
 mod refusals;
 mod reload;
@@ -41,13 +43,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
-use mio::{Events, Poll, Token};
+use mio::{Poll, Token};
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals as SignalSource;
 
 pub use sockets::StartError;
 
+use self::baton::Baton;
 use self::gate::Gate;
 use self::poll_loop::PollLoop;
 use self::prepare::Workshop;
@@ -208,79 +211,100 @@ impl Server {
     ///
     /// # Errors
     /// The poll itself fails, which leaves nothing to serve with.
-    pub fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(1024);
-        let mut receiver = udp_io::Receiver::new();
+    pub fn run(self) -> io::Result<()> {
+        let Server {
+            poll_loop,
+            orders,
+            workers,
+            shared,
+            mut signals,
+            keeper,
+        } = self;
+        shared.core.poller.open(Baton::new(poll_loop));
+        let served = Shared::serve(&shared, &orders, &mut signals);
+        // The sockets close first, then the threads end. A handle that is kept holds no port, and nobody waits
+        // for a change that nobody makes any more.
+        drop(shared.core.poller.close());
+        shared.state.store(Arc::default());
+        drop(orders);
+        drop(workers);
+        drop(keeper);
+        log::info!("stopped");
+        served
+    }
+}
+
+impl Shared {
+    /// The poll thread's own part: it polls where no worker does, and minds signals, certificates and the end.
+    fn serve(
+        shared: &Arc<Shared>,
+        orders: &Receiver<Order>,
+        signals: &mut Option<SignalSource>,
+    ) -> io::Result<()> {
+        let core = &shared.core;
+        let mut receiver = udp_io::Receiver::default();
         let mut drained_at: Option<Instant> = None;
         let mut expiry_at = Instant::now();
         loop {
             if Instant::now() >= expiry_at {
                 expiry_at += DAY;
-                self.warn_expiry();
+                shared.warn_expiry();
             }
             let until = drained_at.map_or(expiry_at, |drained| drained.min(expiry_at));
-            let signals = &mut self.signals;
-            let shared = &self.shared;
-            self.poll_loop
-                .turn(&mut events, &mut receiver, Some(until), |token| {
-                    if token == SIGNAL
-                        && let Some(signals) = signals
-                    {
-                        signals
-                            .pending()
-                            .for_each(|signal| Shared::signalled(shared, signal));
-                    }
-                })?;
-            self.obey(&mut receiver);
-            match self.shared.shutdowns.load(Ordering::Acquire) {
-                0 => continue,
+            let mut baton = core.poller.turn(&core.queue, &mut receiver, until)?;
+            while let Ok(order) = orders.try_recv() {
+                order.carry_out(&mut baton.poll_loop, &mut receiver);
+            }
+            if core.poller.take_signalled()
+                && let Some(signals) = signals
+            {
+                signals
+                    .pending()
+                    .for_each(|signal| Shared::signalled(shared, signal));
+            }
+            match shared.shutdowns.load(Ordering::Acquire) {
+                0 => {
+                    drop(baton);
+                    core.poller.attend(&core.queue, until);
+                    continue;
+                }
                 1 => {}
-                _ => break,
+                _ => return Ok(()),
             }
             let now = Instant::now();
-            let until = *drained_at.get_or_insert_with(|| {
-                let state = self.shared.state.load();
-                let drain = humantime::format_duration(state.drain);
-                log::info!("draining, for at most {drain}");
-                self.poll_loop.close();
-                let core = &self.shared.core;
-                core.draining.store(true, Ordering::Release);
-                // Each slot that becomes free wakes the poll: the last one ends the run.
-                state
-                    .tcp()
-                    .for_each(|listener| listener.limits.set_waiting(true));
-                let gone = self.shared.gone.lock();
-                let gone = gone.iter().filter_map(Weak::upgrade);
-                gone.for_each(|limits| limits.set_waiting(true));
-                for woken in core.parked.shutdown() {
-                    self.poll_loop.dispatch(Some(woken));
-                }
-                now + state.drain
-            });
-            let active = self.shared.active();
+            let until =
+                *drained_at.get_or_insert_with(|| shared.begin_drain(&mut baton.poll_loop, now));
+            drop(baton);
+            core.queue.ring();
+            let active = shared.active();
             if active == 0 {
-                break;
+                return Ok(());
             }
             if now >= until {
                 log::warn!("{active} connections are cut after draining");
-                break;
+                return Ok(());
             }
         }
-        // A handle that is kept holds no port.
-        self.shared.state.store(Arc::default());
-        drop(self.orders);
-        drop(self.workers);
-        drop(self.keeper);
-        log::info!("stopped");
-        Ok(())
     }
-}
 
-impl Server {
-    fn warn_expiry(&self) {
-        for line in self.shared.state.load().domains.expiring(SystemTime::now()) {
-            log::warn!("{line}");
+    /// Refuses newcomers and tells everybody; until when those inside may go on.
+    fn begin_drain(&self, poll_loop: &mut PollLoop, now: Instant) -> Instant {
+        let state = self.state.load();
+        let drain = humantime::format_duration(state.drain);
+        log::info!("draining, for at most {drain}");
+        poll_loop.close();
+        self.core.draining.store(true, Ordering::Release);
+        // Each slot that becomes free wakes the poll: the last one ends the run.
+        state
+            .tcp()
+            .for_each(|listener| listener.limits.set_waiting(true));
+        let gone = self.gone.lock();
+        let gone = gone.iter().filter_map(Weak::upgrade);
+        gone.for_each(|limits| limits.set_waiting(true));
+        for woken in self.core.parked.shutdown() {
+            poll_loop.dispatch(Some(woken));
         }
+        now + state.drain
     }
 }
 
@@ -288,7 +312,7 @@ impl Handle {
     /// Drains and stops; a second call stops at once.
     pub fn shutdown(&self) {
         self.0.shutdowns.fetch_add(1, Ordering::AcqRel);
-        self.0.core.wake_poll();
+        self.0.core.summon();
     }
 
     /// What the server is doing.
@@ -330,6 +354,7 @@ impl Shared {
         let sample = metrics::Sample {
             listeners: state.listeners.iter().map(|one| one.sample()).collect(),
             busy: self.core.busy(),
+            waits: self.core.queue.waits.sample(),
             domains: Arc::clone(&state.domains),
         };
         metrics::text(sample)
@@ -340,6 +365,12 @@ impl Shared {
             Shared::hang_up(shared);
         } else {
             shared.shutdowns.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn warn_expiry(&self) {
+        for line in self.state.load().domains.expiring(SystemTime::now()) {
+            log::warn!("{line}");
         }
     }
 

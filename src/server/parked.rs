@@ -70,6 +70,7 @@ struct Table<R> {
     deadlines: BinaryHeap<Reverse<(Instant, Key)>>,
     /// Until when the poll thread sleeps; `None` is for ever.
     sleeps_until: Option<Instant>,
+    awake: bool,
     shutdown: bool,
 }
 
@@ -97,6 +98,7 @@ impl<R> Parked<R> {
                 free: Vec::new(),
                 deadlines: BinaryHeap::new(),
                 sleeps_until: None,
+                awake: false,
                 shutdown: false,
             }),
         }
@@ -149,13 +151,6 @@ impl<R> Parked<R> {
         }
     }
 
-    /// Takes what happened to a slot whose resident is away.
-    pub(crate) fn take_signals(&self, key: Key) -> Signals {
-        let mut table = self.table.lock();
-        let slot = table.slot(key);
-        slot.map_or(Signals::NONE, |slot| std::mem::take(&mut slot.signals))
-    }
-
     /// True until a slot is given back.
     pub(crate) fn is_live(&self, key: Key) -> bool {
         self.table.lock().slot(key).is_some()
@@ -196,6 +191,8 @@ impl<R> Parked<R> {
             let key = Key { index, generation };
             if slot.is_taken && chosen(key, slot.card.as_ref(), slot.resident.as_ref()) {
                 keys.push(key);
+                // For one that never rests.
+                slot.facts.cut();
                 slot.signals = slot.signals.and(Signals::CUT);
                 residents.extend(slot.take());
             }
@@ -246,7 +243,7 @@ impl<R> Parked<R> {
             slot.queued = Some(deadline);
             table.deadlines.push(Reverse((deadline, key)));
         }
-        Ok(table.sleeps_until.is_none_or(|until| deadline < until))
+        Ok(!table.awake && table.sleeps_until.is_none_or(|until| deadline < until))
     }
 
     /// Tells a slot what happened; its resident comes back if it waits for that.
@@ -258,6 +255,13 @@ impl<R> Parked<R> {
             return None;
         }
         slot.take()
+    }
+
+    /// Takes what has happened to a resident that is away.
+    pub(crate) fn collect(&self, key: Key) -> Signals {
+        let mut table = self.table.lock();
+        let slot = table.slot(key);
+        slot.map_or(Signals::NONE, |slot| std::mem::take(&mut slot.signals))
     }
 
     /// The next resident whose deadline has passed.
@@ -304,7 +308,13 @@ impl<R> Parked<R> {
             (a, b) => a.or(b),
         };
         table.sleeps_until = until;
+        table.awake = false;
         until
+    }
+
+    /// The poll thread is up: it asks [`Parked::sleep_until`] before it sleeps again, so nobody needs to wake it.
+    pub(crate) fn wakes(&self) {
+        self.table.lock().awake = true;
     }
 
     /// Signals every slot, also those whose residents are away, and returns those that wait for it.

@@ -84,7 +84,7 @@ pub(crate) struct PollLoop {
 
 impl PollLoop {
     /// Without a socket; [`PollLoop::apply`] brings them.
-    pub(crate) fn new(poll: Poll, core: Arc<Core>, gate: Gate) -> Self {
+    pub(super) fn new(poll: Poll, core: Arc<Core>, gate: Gate) -> Self {
         PollLoop {
             poll,
             core,
@@ -104,7 +104,7 @@ impl PollLoop {
 
     /// Puts a prepared change in force; what it replaced comes back, to be dropped elsewhere. Refused while
     /// the server stops.
-    pub(crate) fn apply(&mut self, swap: Swap, receiver: &mut udp_io::Receiver) -> Option<Retired> {
+    pub(super) fn apply(&mut self, swap: Swap, receiver: &mut udp_io::Receiver) -> Option<Retired> {
         if self.closed {
             return None;
         }
@@ -193,7 +193,7 @@ impl PollLoop {
         self.groups.clear();
     }
 
-    /// One look at everything. `until` bounds the sleep; tokens that are not ours go to `other`.
+    /// One look at everything. `until` bounds the sleep, `None` is none; tokens that are not ours go to `other`.
     pub(crate) fn turn(
         &mut self,
         events: &mut Events,
@@ -201,9 +201,10 @@ impl PollLoop {
         until: Option<Instant>,
         mut other: impl FnMut(Token),
     ) -> io::Result<()> {
-        let now = Instant::now();
-        let sleep = self.sleep(now, until);
-        match self.poll.poll(events, sleep) {
+        let sleep = self.sleep(Instant::now(), until);
+        let polled = self.poll.poll(events, sleep);
+        self.core.parked.wakes();
+        match polled {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(error) => return Err(error),
@@ -263,9 +264,9 @@ impl PollLoop {
             indexes.filter_map(|index| self.sources[*index].as_ref())
         };
         let ready = undrained().any(|source| source.paused.is_none());
-        if ready || self.gate.is_hasty() {
+        let Some(until) = until.filter(|_| !ready && !self.gate.is_hasty()) else {
             return Some(Duration::ZERO);
-        }
+        };
         let paused = undrained().filter_map(|source| source.paused);
         let alarms = self
             .groups
@@ -274,7 +275,7 @@ impl PollLoop {
         let own = paused
             .chain(self.gate.next(now))
             .chain(alarms)
-            .chain(until)
+            .chain([until])
             .min();
         let until = self.core.parked.sleep_until(own)?;
         // Rounded up: the kernel counts milliseconds, and waking early would mean sleeping twice.

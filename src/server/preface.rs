@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use mio::Interest;
+
 use super::gate::Newcomer;
 use super::listener::TcpListener;
 use super::parked::Signals;
@@ -16,6 +18,9 @@ use crate::connection::proxy_header::{self, LONGEST, Parsed};
 
 /// Headers awaited at once per listener, over its channels; a proxy in trouble cannot take all descriptors.
 const MOST_OVER_CHANNELS: usize = 1024;
+
+/// The connection that it becomes keeps its place in the poll.
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// A stream whose header is awaited.
 pub(crate) struct Preface {
@@ -67,7 +72,7 @@ impl Preface {
             return Err(newcomer);
         }
         let mut slot = core.reserve(None);
-        let watched = core.watch(&mut slot, &mut newcomer.stream);
+        let watched = core.watch(&mut slot, &mut newcomer.stream, BOTH);
         newcomer.slot = Some(slot);
         if watched.is_err() {
             return Err(newcomer);

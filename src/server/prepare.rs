@@ -235,7 +235,6 @@ impl Site<'_> {
                     name: Arc::clone(&plan.name),
                     handshake_timeout: tcp.handshake_timeout,
                     idle_timeout: tcp.idle_timeout.unwrap_or_else(|| module.idle_timeout()),
-                    client_speaks_first: module.client_speaks_first(),
                     module,
                     limits,
                     counters: before.map_or_else(Arc::default, |one| Arc::clone(&one.counters)),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 /// How long a program may take to end by itself.
@@ -35,12 +36,10 @@ impl Reaper {
         })
     }
 
-    /// Ends a program.
-    pub(crate) fn reap(&self, mut program: Child) {
+    /// Ends a program and what it started.
+    pub(crate) fn reap(&self, program: Child) {
         signal(&program, Signal::SIGTERM);
-        if let Some(programs) = &self.programs
-            && matches!(program.try_wait(), Ok(None))
-        {
+        if let Some(programs) = &self.programs {
             let _ = programs.send(program);
         }
     }
@@ -78,16 +77,29 @@ fn run(dying: &Receiver<Child>) {
     }
 }
 
-/// Forgets those that have ended, and kills those whose time is up.
+/// Forgets those that have ended, and kills what they left behind and those whose time is up.
 fn look(programs: &mut Vec<(Child, Instant)>) {
     let now = Instant::now();
     programs.retain_mut(|(program, until)| {
-        let runs = matches!(program.try_wait(), Ok(None));
-        if runs && now >= *until {
+        let runs = !has_ended(program);
+        if !runs || now >= *until {
+            // Also what it has left behind: the number of its group is its own until it is waited for.
             signal(program, Signal::SIGKILL);
         }
-        runs
+        runs || matches!(program.try_wait(), Ok(None))
     });
+}
+
+/// True when a program has ended; its zombie stays.
+fn has_ended(program: &Child) -> bool {
+    let Ok(pid) = i32::try_from(program.id()) else {
+        return true;
+    };
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    !matches!(
+        waitid(Id::Pid(Pid::from_raw(pid)), flags),
+        Ok(WaitStatus::StillAlive)
+    )
 }
 
 /// Sends a signal to a program and all that it started. It was not waited for, so its number is still its own.

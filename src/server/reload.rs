@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use crossbeam_channel::{Sender, bounded};
 
 use super::differences::{self, Scope};
+use super::poll_loop::PollLoop;
 use super::prepare::Prepared;
 use super::state::{Running, RunningKind, State};
 use super::swap::{Retired, Swap};
@@ -105,17 +106,17 @@ impl Server {
         let swap = std::mem::take(&mut prepared.swap);
         changes.names.extend(swap.names.iter().cloned());
         // Nothing stops yet, and nothing was replaced.
-        let _ = self.poll_loop.apply(swap, &mut udp_io::Receiver::new());
+        let _ = self.poll_loop.apply(swap, &mut udp_io::Receiver::default());
         shared.enter(prepared.commit());
         Ok(())
     }
+}
 
-    /// Carries out the changes that were ordered.
-    pub(super) fn obey(&mut self, receiver: &mut udp_io::Receiver) {
-        while let Ok(order) = self.orders.try_recv() {
-            let done = self.poll_loop.apply(order.swap, receiver);
-            let _ = order.done.send(done);
-        }
+impl Order {
+    /// Done by the poll thread, and nobody polls meanwhile.
+    pub(super) fn carry_out(self, poll_loop: &mut PollLoop, receiver: &mut udp_io::Receiver) {
+        let done = poll_loop.apply(self.swap, receiver);
+        let _ = self.done.send(done);
     }
 }
 
@@ -240,7 +241,7 @@ impl Shared {
         let (done, answer) = bounded(1);
         let swap = std::mem::take(&mut prepared.swap);
         self.inbox.send(Order { swap, done }).map_err(|_| stops())?;
-        self.core.wake_poll();
+        self.core.summon();
         match answer.recv() {
             // What was replaced is dropped here.
             Ok(Some(retired)) => drop(retired),

@@ -105,8 +105,15 @@ pub(crate) fn try_bind(
 }
 
 /// The address that a TCP peer connected to, an IPv4-mapped one as IPv4.
-pub(crate) fn local_address(stream: &mio::net::TcpStream) -> io::Result<SocketAddr> {
-    Ok(canonical(stream.local_addr()?))
+pub(crate) fn local_address(
+    stream: &mio::net::TcpStream,
+    plan: &SocketPlan,
+) -> io::Result<SocketAddr> {
+    match plan.address {
+        // Known without asking the kernel.
+        Some(address) if plan.port > 0 => Ok(SocketAddr::new(address, plan.port)),
+        _ => Ok(canonical(stream.local_addr()?)),
+    }
 }
 
 /// An IPv4-mapped address as IPv4.

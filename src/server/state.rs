@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::datagrams::{UdpPort, UdpSockets};
-use super::listener::{Counters, TcpListener, TcpSocket};
+use super::listener::{Counters, OVERLOAD, TcpListener, TcpSocket};
 use super::metrics::ListenerSample;
 use super::status::{ListenerStatus, SocketStatus};
 use crate::admission::ladder::Reason;
@@ -132,16 +133,22 @@ impl Running {
                 RunningKind::Tcp(listener) => Some(listener.limits.active()),
                 RunningKind::Udp(_) => None,
             },
+            exchanges: match &self.kind {
+                RunningKind::Tcp(_) => None,
+                RunningKind::Udp(group) => Some(group.exchanges.load(Ordering::Relaxed) as u64),
+            },
             counters: self.counters().sample(),
         }
     }
 
     pub(super) fn status(&self) -> ListenerStatus {
         let counters = self.counters();
-        let rejected: BTreeMap<String, u64> = Reason::ALL
+        let refused = Reason::ALL.map(|reason| (reason.name(), counters.rejected(reason)));
+        let rejected: BTreeMap<String, u64> = refused
             .into_iter()
-            .filter(|reason| counters.rejected(*reason) > 0)
-            .map(|reason| (reason.name().to_owned(), counters.rejected(reason)))
+            .chain([(OVERLOAD, counters.sample().lost)])
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.to_owned(), count))
             .collect();
         let socket = |socket: &OpenSocket| SocketStatus {
             port: socket.bound.port(),

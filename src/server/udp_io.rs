@@ -30,25 +30,17 @@ pub(crate) fn prepare(socket: &socket2::Socket, ipv6: bool, wildcard: bool) -> i
     Ok(())
 }
 
-/// Room for one batch. Pages that no datagram has reached are never touched.
-///
-/// The kernel writes into the headers how long addresses and control data were, and takes that for the room
-/// there is the next time: so each kind of socket has headers of its own.
+/// A thread's room for one batch. Pages that no datagram has reached are never touched.
+#[derive(Default)]
 pub(crate) struct Receiver {
-    /// By family, and by whether the local address is told.
-    headers: [MultiHeaders<SockaddrStorage>; 4],
+    /// By kind of socket, made by the first of its kind. The lengths of addresses and control data that a call
+    /// leaves there are the room of the next one, so another kind's would cut its addresses short.
+    headers: [Option<MultiHeaders<SockaddrStorage>>; 4],
+    /// Made by the first call.
     buffers: Vec<u8>,
 }
 
 impl Receiver {
-    pub(crate) fn new() -> Self {
-        let headers = || MultiHeaders::preallocate(BATCH, Some(cmsg_space!(in6_pktinfo)));
-        Receiver {
-            headers: std::array::from_fn(|_| headers()),
-            buffers: vec![0; BATCH * ROOM],
-        }
-    }
-
     /// One receive call: each datagram's sender, the local address it was sent to, and its bytes.
     ///
     /// # Errors
@@ -60,19 +52,21 @@ impl Receiver {
         wildcard: bool,
         mut each: impl FnMut(SocketAddr, Option<IpAddr>, &[u8]),
     ) -> io::Result<usize> {
+        if self.buffers.is_empty() {
+            self.buffers = vec![0; BATCH * ROOM];
+        }
         let mut slices: Vec<[IoSliceMut<'_>; 1]> = self
             .buffers
             .chunks_exact_mut(ROOM)
             .map(|room| [IoSliceMut::new(room)])
             .collect();
+        let kind = usize::from(ipv6) * 2 + usize::from(wildcard);
+        let headers = self.headers[kind].get_or_insert_with(|| {
+            let control = cmsg_space!(in6_pktinfo);
+            MultiHeaders::preallocate(BATCH, Some(control))
+        });
         let flags = MsgFlags::MSG_DONTWAIT;
-        let results = recvmmsg(
-            socket.as_raw_fd(),
-            &mut self.headers[usize::from(ipv6) * 2 + usize::from(wildcard)],
-            slices.iter_mut(),
-            flags,
-            None,
-        )?;
+        let results = recvmmsg(socket.as_raw_fd(), headers, slices.iter_mut(), flags, None)?;
         let mut count = 0;
         for received in results {
             count += 1;

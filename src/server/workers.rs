@@ -7,17 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Sender, unbounded};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use super::baton::Poller;
 use super::census::{Card, Facts};
 use super::datagrams::{Batch, UdpSockets};
 use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
+use super::queue::Queue;
 use super::reaper::Reaper;
+use super::udp_io::Receiver;
 use crate::connection::secure::SecureScratch;
 use crate::connection::{Connection, Fate, Lingering, RelayScratch};
 use crate::session::{Lane, Waker, Work};
@@ -48,7 +51,7 @@ enum Errand {
 /// What the poll thread and the workers share.
 pub(crate) struct Core {
     pub(crate) parked: Parked<Resident>,
-    queue: Sender<Task>,
+    pub(crate) queue: Queue<Task>,
     compute: Sender<Errand>,
     wait: Sender<Errand>,
     registry: Registry,
@@ -61,6 +64,7 @@ pub(crate) struct Core {
     busy: AtomicUsize,
     lingering: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    pub(crate) poller: Poller,
     reaper: Reaper,
 }
 
@@ -68,6 +72,8 @@ pub(crate) struct Core {
 pub(crate) struct Scratch {
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
+    /// What exchanges read into; made by the first.
+    pub(crate) datagram: Vec<u8>,
     pub(crate) relay: RelayScratch,
     pub(crate) secure: SecureScratch,
 }
@@ -75,8 +81,9 @@ pub(crate) struct Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         Scratch {
-            input: Vec::with_capacity(64 * 1024),
+            input: vec![0; 64 * 1024],
             output: Vec::with_capacity(64 * 1024),
+            datagram: Vec::new(),
             relay: RelayScratch::default(),
             secure: SecureScratch::default(),
         }
@@ -100,6 +107,15 @@ impl SlotGuard {
 
     pub(crate) fn key(&self) -> Key {
         self.key
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Its socket is replaced by another one, which is to be registered.
+    pub(crate) fn renew(&mut self) {
+        self.registered = false;
     }
 }
 
@@ -137,16 +153,27 @@ pub(crate) fn key(token: Token) -> Option<(Key, bool)> {
 const MOST_LINGERING: usize = 1024;
 
 impl Core {
-    /// Queues a turn.
+    /// Queues a turn. Workers come back to the queue by themselves, and whoever polls looks at it afterwards;
+    /// other threads use [`Core::hand_in`].
     pub(crate) fn enqueue(&self, resident: Resident, signals: Signals) {
         self.queued.fetch_add(1, Ordering::AcqRel);
-        let _ = self.queue.send(Task::Turn(resident, signals));
+        self.queue.push(Task::Turn(resident, signals));
     }
 
     /// Queues a batch of datagrams.
     pub(crate) fn enqueue_datagrams(&self, batch: Box<Batch>) {
         self.queued.fetch_add(1, Ordering::AcqRel);
-        let _ = self.queue.send(Task::Datagrams(batch));
+        self.queue.push(Task::Datagrams(batch));
+    }
+
+    /// Queues a turn from any thread.
+    fn hand_in(&self, resident: Resident, signals: Signals) {
+        self.enqueue(resident, signals);
+        self.queue.ring();
+        // The worker just called may be held up, and nobody would look after what it leaves.
+        if self.poller.is_resting() {
+            self.wake_poll();
+        }
     }
 
     /// How many turns have ever been queued: a mark for [`Core::has_passed`].
@@ -177,9 +204,15 @@ impl Core {
         (self.lingering.fetch_add(1, Ordering::Relaxed) < most).then_some(guard)
     }
 
-    /// Interrupts the poll thread's sleep.
+    /// Interrupts the sleep of whoever polls.
     pub(crate) fn wake_poll(&self) {
         let _ = self.poll_waker.wake();
+    }
+
+    /// Calls the poll thread to its duties.
+    pub(crate) fn summon(&self) {
+        self.poller.summon();
+        self.wake_poll();
     }
 
     /// A waker for the session in a slot.
@@ -191,7 +224,7 @@ impl Core {
     /// Tells a slot what happened, and queues its resident if it waits for that.
     pub(crate) fn signal(&self, key: Key, signals: Signals) {
         if let Some((resident, signals)) = self.parked.signal(key, signals) {
-            self.enqueue(resident, signals);
+            self.hand_in(resident, signals);
         }
     }
 
@@ -202,7 +235,7 @@ impl Core {
         };
         let (keys, residents) = self.parked.cut(by_card);
         for (resident, signals) in residents {
-            self.enqueue(resident, signals);
+            self.hand_in(resident, signals);
         }
         keys
     }
@@ -216,7 +249,7 @@ impl Core {
         };
         let (_, residents) = self.parked.cut(of_group);
         for (resident, signals) in residents {
-            self.enqueue(resident, signals);
+            self.hand_in(resident, signals);
         }
     }
 
@@ -233,6 +266,10 @@ impl Core {
         let Some(key) = self.ensure_slot(stream, slot) else {
             return;
         };
+        if let Err(error) = connection.watch_far(self, key) {
+            log::error!("cannot watch one more upstream: {error}");
+            return;
+        }
         self.rest(
             key,
             Resident::Connection(connection, listener),
@@ -288,7 +325,8 @@ impl Core {
         slot: &mut Option<SlotGuard>,
     ) -> Option<Key> {
         let guard = slot.get_or_insert_with(|| self.reserve(None));
-        if let Err(error) = self.watch(guard, stream) {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.watch(guard, stream, interest) {
             log::error!("cannot watch one more connection: {error}");
             return None;
         }
@@ -300,9 +338,9 @@ impl Core {
         &self,
         slot: &mut SlotGuard,
         source: &mut impl mio::event::Source,
+        interest: Interest,
     ) -> std::io::Result<()> {
         if !slot.registered {
-            let interest = Interest::READABLE | Interest::WRITABLE;
             self.registry.register(source, token(slot.key), interest)?;
             slot.registered = true;
         }
@@ -396,12 +434,11 @@ impl Workers {
         registry: Registry,
         poll_waker: mio::Waker,
     ) -> std::io::Result<Self> {
-        let (queue, tasks) = unbounded();
         let (compute, compute_errands) = unbounded();
         let (wait, wait_errands) = unbounded();
         let core = Arc::new(Core {
             parked: Parked::new(),
-            queue,
+            queue: Queue::new(count),
             compute,
             wait,
             registry,
@@ -412,6 +449,7 @@ impl Workers {
             busy: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            poller: Poller::default(),
             reaper: Reaper::start()?,
         });
         // Hashing gains nothing from more threads than cores; waiting is cheap but each wait has a thread.
@@ -424,8 +462,8 @@ impl Workers {
             lanes,
         };
         for index in 0..count {
-            let (core, tasks) = (Arc::clone(&core), tasks.clone());
-            workers.spawn(format!("worker-{index}"), move || work(&core, &tasks))?;
+            let core = Arc::clone(&core);
+            workers.spawn(format!("worker-{index}"), move || work(&core, index))?;
         }
         for (name, errands, threads) in [
             ("compute", compute_errands, lanes[0]),
@@ -459,8 +497,9 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         for _ in 0..self.count {
-            let _ = self.core.queue.send(Task::Stop);
+            self.core.queue.push(Task::Stop);
         }
+        self.core.queue.ring_all();
         for (lane, threads) in [
             (&self.core.compute, self.lanes[0]),
             (&self.core.wait, self.lanes[1]),
@@ -476,56 +515,77 @@ impl Drop for Workers {
     }
 }
 
-fn work(core: &Arc<Core>, tasks: &Receiver<Task>) {
+fn work(core: &Arc<Core>, seat: usize) {
     let mut scratch = Scratch::default();
-    while let Ok(task) = tasks.recv() {
-        core.busy.fetch_add(1, Ordering::Relaxed);
-        match task {
-            Task::Stop => break,
-            Task::Turn(Resident::Connection(connection, listener), signals) => {
-                turn(core, connection, listener, signals, &mut scratch);
-            }
-            Task::Turn(Resident::Lingering(lingering), signals) => {
-                linger(core, *lingering, signals, &mut scratch);
-            }
-            // The poll thread keeps these to itself.
-            Task::Turn(Resident::Preface(_), _) => {}
-            Task::Turn(Resident::Exchange(exchange), signals) => {
-                let name = exchange.listener();
-                let turn = || exchange.turn(signals, &mut scratch.input);
-                match catch_unwind(AssertUnwindSafe(turn)) {
-                    Ok(Some((exchange, exchanges::Rest::Until(alarm)))) => {
-                        let key = exchange.slot.key();
-                        core.rest(key, Resident::Exchange(exchange), exchanges::WANTS, alarm);
-                    }
-                    Ok(Some((exchange, exchanges::Rest::None))) => {
-                        core.enqueue(Resident::Exchange(exchange), Signals::NONE);
-                    }
-                    Ok(None) => {}
-                    Err(_) => {
-                        log::error!(target: &name, "the module panicked; its exchange is closed")
-                    }
-                }
-            }
-            Task::Datagrams(batch) => {
-                let name = batch.listener_name();
-                if catch_unwind(AssertUnwindSafe(|| batch.answer(core))).is_err() {
-                    log::error!(target: &name, "the module panicked on a datagram");
-                }
+    let mut receiver = Receiver::default();
+    let mut idle =
+        || !core.draining.load(Ordering::Relaxed) && core.poller.look(&core.queue, &mut receiver);
+    while run(core, core.queue.take(seat, &mut idle), &mut scratch) {}
+}
+
+/// Runs a task; false when it was the last.
+fn run(core: &Arc<Core>, task: Task, scratch: &mut Scratch) -> bool {
+    core.busy.fetch_add(1, Ordering::Relaxed);
+    match task {
+        Task::Stop => return false,
+        Task::Turn(Resident::Connection(connection, listener), signals) => {
+            turn(core, connection, listener, signals, scratch);
+        }
+        Task::Turn(Resident::Lingering(lingering), signals) => {
+            linger(core, *lingering, signals, scratch);
+        }
+        // The poll thread keeps these to itself.
+        Task::Turn(Resident::Preface(_), _) => {}
+        Task::Turn(Resident::Exchange(exchange), signals) => {
+            exchange_turn(core, exchange, signals, scratch);
+        }
+        Task::Datagrams(batch) => {
+            let name = batch.listener_name();
+            if catch_unwind(AssertUnwindSafe(|| batch.answer(core))).is_err() {
+                log::error!(target: &name, "the module panicked on a datagram");
             }
         }
-        core.busy.fetch_sub(1, Ordering::Relaxed);
-        core.ended.fetch_add(1, Ordering::AcqRel);
+    }
+    core.busy.fetch_sub(1, Ordering::Relaxed);
+    core.ended.fetch_add(1, Ordering::AcqRel);
+    true
+}
+
+fn exchange_turn(
+    core: &Arc<Core>,
+    exchange: Box<exchanges::Running>,
+    signals: Signals,
+    scratch: &mut Scratch,
+) {
+    let name = exchange.listener();
+    let turn = || exchange.turn(signals, &mut scratch.datagram);
+    match catch_unwind(AssertUnwindSafe(turn)) {
+        Ok(Some((exchange, exchanges::Rest::Until(alarm)))) => {
+            let key = exchange.slot.key();
+            core.rest(key, Resident::Exchange(exchange), exchanges::WANTS, alarm);
+        }
+        Ok(Some((exchange, exchanges::Rest::None))) => {
+            core.enqueue(Resident::Exchange(exchange), Signals::NONE);
+        }
+        Ok(None) => {}
+        Err(_) => {
+            log::error!(target: &name, "the module panicked; its exchange is closed")
+        }
     }
 }
 
 fn turn(
     core: &Arc<Core>,
-    connection: Box<Connection>,
+    mut connection: Box<Connection>,
     listener: Arc<TcpListener>,
     signals: Signals,
     scratch: &mut Scratch,
 ) {
+    // What came while it waited in the queue is this turn's business, too.
+    let signals = match connection.parts().1 {
+        Some(slot) => signals.and(core.parked.collect(slot.key)),
+        None => signals,
+    };
     // A panic unwinds through the connection: its slot is free and its socket closed by the time we see it.
     let Ok(fate) = catch_unwind(AssertUnwindSafe(|| connection.turn(signals, scratch, core)))
     else {
@@ -535,14 +595,18 @@ fn turn(
         return;
     };
     match fate {
+        // By the time its turn comes the peer has likely answered, and neither poll nor parking is needed.
+        Fate::Park(connection, _, _)
+            if connection.expects() != Signals::NONE && core.queue.len() >= HOT =>
+        {
+            let expects = connection.expects();
+            core.enqueue(Resident::Connection(connection, listener), expects);
+        }
         Fate::Park(connection, wants, deadline) => {
             core.park(connection, listener, wants, Some(deadline))
         }
-        Fate::Yield(mut connection) => {
-            // One that never rests is told here what it would be told when it parks.
-            let key = connection.parts().1.as_ref().map(SlotGuard::key);
-            let signals = key.map_or(Signals::NONE, |key| core.parked.take_signals(key));
-            core.enqueue(Resident::Connection(connection, listener), signals);
+        Fate::Yield(connection) => {
+            core.enqueue(Resident::Connection(connection, listener), Signals::NONE);
         }
         Fate::Work(connection, work) => core.work(connection, listener, work),
         Fate::Linger(lingering) => linger(core, lingering, Signals::NONE, scratch),
@@ -550,13 +614,17 @@ fn turn(
     }
 }
 
+/// How many turns must be waiting for a connection that has just heard of its peer to queue up once more
+/// instead of being parked.
+const HOT: usize = 4;
+
 fn linger(core: &Arc<Core>, lingering: Lingering, signals: Signals, scratch: &mut Scratch) {
     if let Some((lingering, wants, until)) = lingering.turn(signals, scratch) {
         core.park_lingering(Box::new(lingering), wants, until);
     }
 }
 
-fn run_errands(core: &Core, errands: &Receiver<Errand>) {
+fn run_errands(core: &Core, errands: &crossbeam_channel::Receiver<Errand>) {
     while let Ok(errand) = errands.recv() {
         match errand {
             Errand::Stop => break,
@@ -571,7 +639,7 @@ fn run_errands(core: &Core, errands: &Receiver<Errand>) {
                     if let Resident::Connection(connection, _) = &mut resident {
                         connection.deliver(outcome);
                     }
-                    core.enqueue(resident, signals);
+                    core.hand_in(resident, signals);
                 }
             }
         }

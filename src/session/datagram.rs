@@ -86,7 +86,8 @@ pub enum ExchangeEvent<'a> {
     Passed(&'a [u8]),
     /// The time set with [`ExchangeContext::set_alarm`] has come.
     Alarm,
-    /// The exchange's own socket reported an error (an ICMP port unreachable, most often).
+    /// The exchange's own socket reported an error (an ICMP port unreachable, most often), or the address
+    /// it was to be connected to cannot be reached.
     Failed,
     /// The daemon is draining.
     Shutdown,
@@ -105,21 +106,41 @@ pub enum ExchangeNext {
 /// Names a running exchange, so that its module can pass datagrams to it. Dropped with its last clone;
 /// the exchange goes on.
 #[derive(Clone)]
-pub struct ExchangeHandle(Arc<Pass>);
+pub struct ExchangeHandle(Arc<dyn Mailbox>);
 
-/// Passes a datagram on; false when it cannot be.
-type Pass = dyn Fn(&[u8]) -> bool + Send + Sync;
+/// Where datagrams for an exchange are left.
+pub trait Mailbox: Send + Sync {
+    /// Takes a datagram; false when the exchange has ended or the mailbox is full.
+    fn pass(&self, bytes: &[u8]) -> bool;
+
+    /// True once the exchange has ended.
+    fn has_ended(&self) -> bool;
+
+    /// Ends the exchange.
+    fn end(&self);
+}
 
 impl ExchangeHandle {
-    /// A handle that calls `pass`.
-    pub fn new(pass: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
-        ExchangeHandle(Arc::new(pass))
+    /// A handle on that mailbox.
+    pub fn new(mailbox: impl Mailbox + 'static) -> Self {
+        ExchangeHandle(Arc::new(mailbox))
     }
 
     /// Passes a datagram on ([`ExchangeEvent::Passed`]); false when the exchange has ended or its queue
     /// is full.
     pub fn pass(&self, bytes: &[u8]) -> bool {
-        (self.0)(bytes)
+        self.0.pass(bytes)
+    }
+
+    /// True once the exchange has ended: nothing can be passed to it any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.has_ended()
+    }
+
+    /// Ends the exchange. It is dropped without a further event, and what was passed to it is lost.
+    pub fn end(&self) {
+        self.0.end();
     }
 }
 
@@ -134,6 +155,7 @@ impl fmt::Debug for ExchangeHandle {
 pub struct Outbox {
     pub(crate) datagrams: Vec<(Route, Vec<u8>)>,
     pub(crate) reports: Vec<(IpAddr, Abuse)>,
+    pub(crate) calls: Vec<u64>,
 }
 
 impl Outbox {
@@ -151,6 +173,12 @@ impl Outbox {
     #[must_use]
     pub fn reported(&self) -> &[(IpAddr, Abuse)] {
         &self.reports
+    }
+
+    /// Calls [`DatagramModule::alarm`] with `key` as soon as the work is done: what it found out may be
+    /// acted on there.
+    pub fn call(&mut self, key: u64) {
+        self.calls.push(key);
     }
 
     /// What would be sent, as tests of a module look at it.
@@ -172,6 +200,9 @@ pub(crate) type OpenExchange<'a> =
 pub struct DatagramContext<'a> {
     pub(crate) now: Instant,
     pub(crate) wall: SystemTime,
+    pub(crate) listener: &'a Arc<str>,
+    pub(crate) lost: &'a mut u64,
+    pub(crate) most_exchanges: usize,
     pub(crate) route: Option<Route>,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) alarms: &'a mut Vec<(Instant, u64)>,
@@ -190,6 +221,23 @@ impl DatagramContext<'_> {
     #[must_use]
     pub fn wall(&self) -> SystemTime {
         self.wall
+    }
+
+    /// The listener's name, for the log.
+    #[must_use]
+    pub fn listener(&self) -> &Arc<str> {
+        self.listener
+    }
+
+    /// How many exchanges the listener may have at once.
+    #[must_use]
+    pub fn most_exchanges(&self) -> usize {
+        self.most_exchanges
+    }
+
+    /// Counts admitted datagrams that the module had no room for.
+    pub fn lose(&mut self, datagrams: usize) {
+        *self.lost += datagrams as u64;
     }
 
     /// Answers the datagram being handled; in an alarm there is none, and nothing is sent.
@@ -225,7 +273,8 @@ impl DatagramContext<'_> {
     }
 
     /// Opens a fresh port on the address that was asked and lets `exchange` go on from there.
-    /// With `connect`, only that address is heard (a forwarded flow's upstream).
+    /// With `connect`, only that address is heard (a forwarded flow's upstream), and the system chooses the
+    /// local address.
     /// `None` when the listener has as many exchanges as it may, or no port is to be had.
     pub fn open(
         &mut self,
@@ -244,6 +293,7 @@ pub struct ExchangeContext<'a> {
     pub(crate) sends: &'a mut Vec<(SocketAddr, Vec<u8>)>,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) alarm: &'a mut Option<Option<Instant>>,
+    pub(crate) connect: &'a mut Option<SocketAddr>,
 }
 
 impl ExchangeContext<'_> {
@@ -262,6 +312,12 @@ impl ExchangeContext<'_> {
     /// Sends from the exchange's own port.
     pub fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
         self.sends.push((to, bytes.to_vec()));
+    }
+
+    /// Goes on from another fresh port, connected to `to`: only that address is heard from now on, and what
+    /// this event sends goes there. Where it cannot be reached, [`ExchangeEvent::Failed`] follows.
+    pub fn connect(&mut self, to: SocketAddr) {
+        *self.connect = Some(to);
     }
 
     /// Sends from the listener's socket to whom the exchange was opened for.

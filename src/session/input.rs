@@ -3,13 +3,14 @@
 
 use std::ops::Deref;
 
+use super::store::Store;
+
 /// Received bytes in order; dereferences to what is not consumed yet.
 ///
 /// Bounded by its limit: at the limit nothing more is read from the peer.
 #[derive(Debug, Default)]
 pub struct Input {
-    bytes: Vec<u8>,
-    start: usize,
+    store: Store,
     consumed: u64,
 }
 
@@ -20,12 +21,8 @@ impl Input {
     /// Marks the first `count` bytes as used. More than there are uses them all.
     pub fn consume(&mut self, count: usize) {
         let count = count.min(self.len());
-        self.start += count;
+        self.store.consume(count);
         self.consumed += count as u64;
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
-        }
     }
 
     /// Uses and forgets all bytes.
@@ -46,8 +43,7 @@ impl Input {
 
     /// Appends bytes, as the server does on arrival and a test may.
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.compact();
-        self.bytes.extend_from_slice(bytes);
+        self.store.extend(bytes);
     }
 
     /// True when nothing more is read before something is consumed.
@@ -61,35 +57,24 @@ impl Input {
         self.consumed
     }
 
-    /// The buffer to read into, after what is there.
-    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        self.compact();
-        &mut self.bytes
+    /// Room for `count` bytes behind what is there, to be claimed with [`Input::add`].
+    pub(crate) fn room(&mut self, count: usize) -> &mut [u8] {
+        self.store.room(count)
     }
 
-    /// Exchanges an empty buffer for a large spare one.
+    /// Claims bytes that were read into [`Input::room`].
+    pub(crate) fn add(&mut self, count: usize) {
+        self.store.add(count);
+    }
+
+    /// Exchanges what it owns for a large spare storage, with its bytes.
     pub(crate) fn lend(&mut self, spare: &mut Vec<u8>) {
-        if self.bytes.is_empty() {
-            std::mem::swap(&mut self.bytes, spare);
-        }
+        self.store.lend(spare);
     }
 
-    /// Gives the spare buffer back; what is left over moves to a buffer of its own size.
+    /// Gives the spare storage back; what is left over moves to one of its own size.
     pub(crate) fn give_back(&mut self, spare: &mut Vec<u8>) {
-        if self.bytes.capacity() > spare.capacity() {
-            let kept = self[..].to_vec();
-            std::mem::swap(&mut self.bytes, spare);
-            spare.clear();
-            self.bytes = kept;
-            self.start = 0;
-        }
-    }
-
-    fn compact(&mut self) {
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
+        self.store.give_back(spare);
     }
 }
 
@@ -97,7 +82,7 @@ impl Deref for Input {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        self.store.filled()
     }
 }
 
@@ -115,19 +100,5 @@ mod tests {
         assert_eq!(input.take_line().as_deref(), Some(&b"QUIT"[..]));
         assert!(input.is_empty());
         assert_eq!(input.consumed(), 13);
-    }
-
-    #[test]
-    fn a_lent_buffer_goes_back_and_the_rest_stays() {
-        let mut spare = Vec::with_capacity(4096);
-        let mut input = Input::default();
-        input.lend(&mut spare);
-        input.extend(b"abcdef");
-        input.consume(2);
-        input.give_back(&mut spare);
-        assert_eq!(spare.capacity(), 4096);
-        assert!(spare.is_empty());
-        assert_eq!(&input[..], b"cdef");
-        assert!(input.bytes.capacity() < 64);
     }
 }

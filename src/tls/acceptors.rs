@@ -163,3 +163,16 @@ fn provider() -> Arc<CryptoProvider> {
 pub fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     aws_lc_rs::Ticketer::new()
 }
+
+#[cfg(feature = "fuzzing")]
+impl Acceptors {
+    /// The certificate of the first domain.
+    pub(crate) fn certificate(&self) -> rustls::pki_types::CertificateDer<'static> {
+        let mut given = self
+            .domains
+            .iter()
+            .filter_map(|domain| domain.certificate.given());
+        let certificate = given.next().expect("a certificate");
+        certificate.key().cert[0].clone()
+    }
+}

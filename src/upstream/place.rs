@@ -116,6 +116,11 @@ impl Resolved {
         }
     }
 
+    /// True once the resolver has answered, or failed.
+    pub(super) fn was_asked(&self) -> bool {
+        self.old_at.is_some()
+    }
+
     pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().copied()
     }

@@ -42,6 +42,26 @@ fn an_echo_leaves_from_the_address_that_was_asked() {
 }
 
 #[test]
+fn sockets_of_both_families_and_kinds_do_not_disturb_each_other() {
+    let (one, all) = (free_port(), free_port());
+    let sockets = format!(
+        "port: {one}, address: \"127.0.0.1\"), (port: {one}, address: \"::1\"), (port: {all}"
+    );
+    let _daemon = udp("", "Echo", &sockets);
+    for _ in 0..2 {
+        for (source, target, port) in [
+            ("127.0.0.1", "127.0.0.1", one),
+            ("::1", "::1", one),
+            ("127.0.0.1", "127.0.0.5", all),
+            ("127.0.0.1", "127.0.0.1", one),
+            ("::1", "::1", all),
+        ] {
+            assert_eq!(ask(&client(source, target, port), b"hello"), b"hello");
+        }
+    }
+}
+
+#[test]
 fn daytime_leaves_from_the_address_that_was_asked() {
     let port = free_port();
     let _daemon = udp("", "Daytime", &format!("port: {port}"));

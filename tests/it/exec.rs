@@ -163,6 +163,43 @@ fn a_program_ends_with_its_connection() {
     assert!(gone, "{left:?} outlived the daemon");
 }
 
+/// True while a process runs with these words in its command line.
+fn runs(words: &str) -> bool {
+    let mut command = Command::new("pgrep");
+    command.args(["-f", "--", words]);
+    output_of(command, b"").status.success()
+}
+
+/// Connects, waits for the program, and leaves with a reset.
+fn vanish(port: u16) {
+    let mut stream = connect_from("127.0.84.1", port);
+    stream.read_exact(&mut [0; 3]).unwrap();
+    let reset = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    reset.unwrap();
+}
+
+#[test]
+fn a_program_that_has_heard_of_the_reset_itself_ends_too() {
+    // cat takes the error off the socket; what follows it would never hear of it.
+    let script = "echo up; cat > /dev/null 2>&1; sleep 1000";
+    let (daemon, clear, secured) = exec(&["/bin/sh", "-c", script], "");
+    for _ in 0..20 {
+        vanish(clear);
+    }
+    daemon.wait_for_active("exec", 0);
+    let _held = connect_from("127.0.84.1", secured);
+    wait_until("all are killed", DEADLINE, || children(&daemon).is_empty());
+}
+
+#[test]
+fn what_a_program_started_ends_with_it_though_it_ignores_the_request() {
+    let script = "(trap '' TERM; echo up; exec sleep 98765.4321) & wait";
+    let (daemon, clear, _) = exec(&["/bin/sh", "-c", script], "");
+    vanish(clear);
+    daemon.wait_for_active("exec", 0);
+    wait_until("it is killed", DEADLINE, || !runs("^sleep 98765.4321"));
+}
+
 #[test]
 fn a_client_that_only_finished_sending_is_heard_to_the_end() {
     let (daemon, clear, _) = exec(
@@ -207,6 +244,14 @@ fn what_cannot_run_is_an_error_of_the_configuration() {
         (
             "command: [\"/bin/cat\"], user: \"no-such-user\"",
             "this system has no user no-such-user",
+        ),
+        (
+            "command: [\"/bin/cat\"], env: {\"A=B\": \"c\"}",
+            "expected a variable's name without = and NUL, found \"A=B\"",
+        ),
+        (
+            "command: [\"/bin/cat\", \"a\\u{0}b\"]",
+            "expected words without NUL",
         ),
     ] {
         let (code, said) = check(keys);

@@ -1,4 +1,4 @@
-//! Foreign servers beside the daemon: nginx, haproxy, socat. Each is stopped when its value is dropped.
+//! Foreign servers beside the daemon: nginx, haproxy, dnsmasq, socat. Each is stopped when its value is dropped.
 
 use std::fs;
 use std::net::TcpStream;
@@ -85,6 +85,29 @@ impl Foreign {
             command.arg("-db").arg("-f").arg(home.join("haproxy.cfg"));
             command
         };
+        Self::start(command, move |_| serves(port))
+    }
+
+    /// dnsmasq that answers on a port of 127.0.0.1 with one address for every name.
+    #[track_caller]
+    pub(crate) fn dnsmasq(port: u16, address: &str) -> Self {
+        let command = |_: &Path| {
+            let user = nix::unistd::User::from_uid(nix::unistd::Uid::current()).unwrap();
+            let mut command = Command::new("dnsmasq");
+            command
+                .args([
+                    "--keep-in-foreground",
+                    "--conf-file=/dev/null",
+                    "--pid-file",
+                ])
+                .args(["--no-resolv", "--no-hosts", "--no-poll", "--log-facility=-"])
+                .args(["--bind-interfaces", "--listen-address=127.0.0.1"])
+                .arg(format!("--user={}", user.unwrap().name))
+                .arg(format!("--port={port}"))
+                .arg(format!("--address=/#/{address}"));
+            command
+        };
+        // It serves TCP on the same port.
         Self::start(command, move |_| serves(port))
     }
 

@@ -284,6 +284,10 @@ fn a_server_wide_list_is_put_into_file_and_force_or_its_faults_are_named() {
         "{answer}"
     );
     admitted("127.0.0.66", port);
+    // No way to read files through a list that names them.
+    let answer = ask("denied", "@/etc/passwd");
+    assert_eq!(answer["invalid"][0]["file"], "/etc/passwd");
+    assert!(!answer.to_string().contains("root"), "{answer}");
     let answer = ask("denied", "127.0.0.66 ; \"him\"\n127.0.0.67");
     assert_eq!(
         answer["ok"]["changes"][0],

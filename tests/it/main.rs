@@ -8,10 +8,11 @@
 //! | `churn.rs` | slots are given back exactly once, however fast or rudely a peer leaves |
 //! | `idle.rs` | ten thousand silent clients hold no worker; timeouts end the silent ones only |
 //! | `datagrams.rs` | UDP answers come from the address asked, whole, or not at all |
+//! | `forward.rs` | flows of datagrams: dig through the daemon to dnsmasq, forged answers, full tables, dead upstreams |
 //! | `modules.rs` | echo, discard and daytime on TCP |
 //! | `sockets.rs` | which sockets are opened, which conflict, and what is said when one cannot be |
 //! | `signals.rs` | SIGTERM drains, twice stops at once |
-//! | `foreign.rs` | starts nginx, haproxy and socat beside the daemon, and makes certificates with openssl |
+//! | `foreign.rs` | starts nginx, haproxy, dnsmasq and socat beside the daemon, and makes certificates with openssl |
 //! | `tls.rs` | handshakes with openssl and gnutls, domains, client certificates, bad and silent openings |
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
@@ -26,6 +27,7 @@
 //! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
 //! | `account.rs` | accounts as the command line sets them |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
+//! | `load.rs` | the load generator of the benchmarks, where the feature `load` builds it |
 //! | `demo.rs` | the configuration that is shipped |
 
 #![allow(
@@ -44,11 +46,14 @@ mod demo;
 mod descriptors;
 mod exec;
 mod foreign;
+mod forward;
 mod harness;
 mod http;
 mod idle;
 mod ladder;
 mod live_sockets;
+#[cfg(feature = "load")]
+mod load;
 mod modules;
 mod proxy;
 mod proxy_from;

@@ -199,6 +199,33 @@ fn the_next_upstream_is_taken_and_where_there_is_none_the_client_is_reset() {
     assert_says(&log, &[&format!("upstream 127.0.0.1:{port} answers again")]);
 }
 
+#[test]
+fn an_answer_that_comes_before_the_question_is_over_reaches_the_client() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = upstream.local_addr().unwrap();
+    let relay = relay(&format!("upstreams: [\"{address}\"]"), "");
+    for _ in 0..20 {
+        let mut client = connect_from("127.0.74.2", relay.clear);
+        let (mut server, _) = upstream.accept().unwrap();
+        let mut upload = client.try_clone().unwrap();
+        let uploading = std::thread::spawn(move || {
+            let block = [b'x'; 65_536];
+            while upload.write_all(&block).is_ok() {}
+        });
+        server.read_exact(&mut [0; 1000]).unwrap();
+        let answer = b"413 that is too long\r\n".repeat(1000);
+        server.write_all(&answer).unwrap();
+        // With bytes unread this is a reset.
+        drop(server);
+        let mut heard = vec![0; answer.len()];
+        client.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, answer);
+        drop(client);
+        uploading.join().unwrap();
+    }
+    relay.daemon.wait_for_active("relay", 0);
+}
+
 /// `length` bytes that differ from place to place.
 fn pattern(length: usize, at: usize) -> Vec<u8> {
     let byte = |index: usize| u8::try_from((((at + index) * 2_654_435_761) >> 16) & 0xff).unwrap();

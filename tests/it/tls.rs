@@ -167,7 +167,11 @@ fn loose_keys_and_ends_that_are_near_are_spoken_of() {
     let daemon = Daemon::start(conf.listener("tls", &text));
     let ends = "the certificate of domain soon.test expires in 19 days";
     let loose = "others can read this key";
-    assert_says(&daemon.log(), &[ends, loose, "portreeve.ron:2:"]);
+    // The sockets are open before the log has been read.
+    wait_until("the log speaks of it", DEADLINE, || {
+        daemon.log().contains(ends)
+    });
+    assert_says(&daemon.log(), &[loose, "portreeve.ron:2:"]);
     assert_says(&exits(&daemon.portreeve(&["check"]), 0), &[ends, loose]);
     assert_says(&s_client(port, &[]), &["subject=CN = soon.test", "-UTC"]);
 }

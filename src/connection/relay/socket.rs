@@ -61,15 +61,6 @@ impl Socket {
         }
     }
 
-    /// What broke the socket, if something did.
-    pub(crate) fn error(&self) -> io::Result<()> {
-        let error = match self {
-            Socket::Tcp(stream) => stream.take_error()?,
-            Socket::Unix(stream) => stream.take_error()?,
-        };
-        error.map_or(Ok(()), Err)
-    }
-
     /// Lets the close of the socket be a reset, where the protocol has one.
     pub(crate) fn reset(&self) {
         if let Socket::Tcp(stream) = self {
@@ -79,16 +70,19 @@ impl Socket {
 
     /// Whether a connect under way has succeeded.
     pub(crate) fn connected(&self) -> io::Result<bool> {
-        let (error, peer) = match self {
-            Socket::Tcp(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
-            Socket::Unix(stream) => (stream.take_error()?, stream.peer_addr().map(|_| ())),
+        let peer = match self {
+            Socket::Tcp(stream) => stream.peer_addr().map(|_| ()),
+            Socket::Unix(stream) => stream.peer_addr().map(|_| ()),
         };
-        if let Some(error) = error {
-            return Err(error);
-        }
         match peer {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                let error = match self {
+                    Socket::Tcp(stream) => stream.take_error()?,
+                    Socket::Unix(stream) => stream.take_error()?,
+                };
+                error.map_or(Ok(false), Err)
+            }
             Err(error) => Err(error),
         }
     }

@@ -1,9 +1,9 @@
 #![forbid(unsafe_code)]
-//! Bytes on their way between a socket and a record layer, in storage that a turn borrows from its worker.
+//! Bytes on their way between a socket and those who use them, in storage that a turn borrows from its worker.
 
 /// A queue of bytes in storage that is initialized once. At rest it owns just what it holds.
 #[derive(Debug, Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// All of it is initialized; `start..end` is in use.
     storage: Vec<u8>,
     start: usize,
@@ -11,24 +11,24 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn filled(&self) -> &[u8] {
+    pub(crate) fn filled(&self) -> &[u8] {
         &self.storage[self.start..self.end]
     }
 
-    pub(super) fn filled_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn filled_mut(&mut self) -> &mut [u8] {
         &mut self.storage[self.start..self.end]
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.end - self.start
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Forgets bytes at the front.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.start += count;
         if self.start >= self.end {
             (self.start, self.end) = (0, 0);
@@ -36,7 +36,7 @@ impl Store {
     }
 
     /// Room for `count` bytes behind what is there, to be claimed with [`Store::add`].
-    pub(super) fn room(&mut self, count: usize) -> &mut [u8] {
+    pub(crate) fn room(&mut self, count: usize) -> &mut [u8] {
         if self.storage.len() - self.end < count {
             self.storage.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -48,17 +48,17 @@ impl Store {
     }
 
     /// Claims bytes that were written to [`Store::room`].
-    pub(super) fn add(&mut self, count: usize) {
+    pub(crate) fn add(&mut self, count: usize) {
         self.end += count;
     }
 
-    pub(super) fn extend(&mut self, bytes: &[u8]) {
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
         self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
         self.add(bytes.len());
     }
 
     /// Exchanges what it owns for a large spare storage, with its bytes.
-    pub(super) fn lend(&mut self, spare: &mut Vec<u8>) {
+    pub(crate) fn lend(&mut self, spare: &mut Vec<u8>) {
         let count = self.len();
         if spare.len() < count {
             spare.resize(count, 0);
@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// Gives the spare storage back; what is left moves to one of its own size.
-    pub(super) fn give_back(&mut self, spare: &mut Vec<u8>) {
+    pub(crate) fn give_back(&mut self, spare: &mut Vec<u8>) {
         let kept = self.filled().to_vec();
         *spare = std::mem::replace(&mut self.storage, kept);
         (self.start, self.end) = (0, self.storage.len());
