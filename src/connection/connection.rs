@@ -362,7 +362,7 @@ impl Connection {
                 else {
                     return Some(After::Abort);
                 };
-                self.begin_relay(relay, now)
+                self.begin_relay(*relay, now)
             }
             Wait::Exec(_) => {
                 let Wait::Exec(Some(program)) =
