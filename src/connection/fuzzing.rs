@@ -295,7 +295,7 @@ impl Link {
 }
 
 /// Listeners whose modules need nothing beside them.
-const MODULES: [&str; 3] = ["Echo", "Discard", "Daytime"];
+const MODULES: [&str; 4] = ["Echo", "Discard", "Daytime", "Http(root: \"/usr/share\")"];
 
 static SESSIONS: LazyLock<Vec<Arc<dyn Module>>> = LazyLock::new(|| {
     let module = |name: &&str| {

@@ -187,8 +187,8 @@ impl<S: Service> Connection<S> {
         let Stage::Body(receiving) = &mut self.stage else {
             return Ok(Step::More);
         };
-        // RFC 9110, 10.1.1: not needed when the client did not wait.
-        if std::mem::take(&mut receiving.to_continue) && input.is_empty() {
+        // Whether the client waited or not (RFC 9110, 10.1.1 lets us), so that nothing depends on timing.
+        if std::mem::take(&mut receiving.to_continue) {
             cx.write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let used = receiving.decoder.take(input, &mut receiving.body)?;

@@ -47,7 +47,11 @@ fn main() -> std::io::Result<()> {
     let scripts = [vec![1, 2, 128, 160, 31, 96, 159, 191, 192, 224, 200], (0..=255).collect()];
     write(&corpus.join("tls_records"), "script", scripts.into_iter())?;
     let inputs = (0..3).map(|module| [&[module, 2], &b"hello\r\nworld"[..]].concat());
-    write(&corpus.join("session"), "input", inputs)
+    write(&corpus.join("session"), "input", inputs)?;
+    let text = fs::read_to_string("tests/data/http/smuggling.txt")?;
+    let requests = text.lines().filter_map(|line| line.split_once(" GET"));
+    let requests = requests.map(|(_, rest)| [&[3, 6], &b"GET"[..], &unescape(rest)].concat());
+    write(&corpus.join("session"), "request", requests)
 }
 
 fn files(folder: &str) -> std::io::Result<Vec<PathBuf>> {

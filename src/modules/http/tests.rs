@@ -319,9 +319,6 @@ proptest::proptest! {
         let http = ROOT.http();
         let whole = crate::dialogue::answer(&http, &test_peer(), &bytes, usize::MAX);
         let cut = crate::dialogue::answer(&http, &test_peer(), &bytes, chunk);
-        // A client whose body follows at once is not told to go on.
-        let go = "HTTP/1.1 100 Continue\r\n\r\n";
-        let plain = |said: &[u8]| String::from_utf8_lossy(said).replace(go, "");
-        proptest::prop_assert_eq!(plain(&whole), plain(&cut));
+        proptest::prop_assert_eq!(String::from_utf8_lossy(&whole), String::from_utf8_lossy(&cut));
     }
 }
