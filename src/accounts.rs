@@ -199,6 +199,7 @@ impl Accounts {
     /// True when there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
+        self.look();
         self.table.load().is_empty()
     }
 

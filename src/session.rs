@@ -9,6 +9,8 @@
 //! Datagram protocols have their own half of the contract in [`datagram`].
 
 pub mod datagram;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod datagram_bench;
 mod input;
 mod output;
 mod peer;
@@ -105,6 +107,9 @@ pub enum Event<'a> {
 pub enum Next {
     /// More input, or any other event.
     Read,
+    /// Any event but input: the peer's bytes wait, [`Event::Woken`] or [`Event::Alarm`] goes on. A session that
+    /// pauses sets an alarm: the idle time does not count.
+    Pause,
     /// Nothing until all output is written, then [`Event::Drained`]: back-pressure for long answers.
     Drain,
     /// Write what is pending in clear, discard what the client sent ahead, and shake hands;

@@ -1,11 +1,14 @@
 #![forbid(unsafe_code)]
 //! Upstreams: other servers that sessions are relayed to. Least connections, the next one on failure, a
-//! back-off for those that do not answer, names resolved anew. No socket: the relay connects.
+//! back-off for those that do not answer, names resolved anew. A relay connects by itself; a session that talks with
+//! an upstream before or instead of a relay has a [`Line`].
 
 mod dial;
 mod far;
 mod health;
+mod line;
 mod place;
+mod watcher;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub use far::Far;
+pub use line::{Line, Progress};
 pub use place::Place;
 
 use self::health::Health;

@@ -79,6 +79,8 @@ pub fn explain(
                 ),
                 Reason::Banned => banned(bans, address, now),
                 Reason::Restricted => restricted(restriction, address),
+                // Of the moment, which only the running daemon knows.
+                Reason::Rate => (false, String::new()),
                 Reason::Full | Reason::Reserved | Reason::AddressLimit => counts
                     .map_or((false, String::new()), |counts| {
                         counted(reason, address, network, counts)
@@ -100,7 +102,11 @@ pub fn explain(
             because,
         }
     };
-    Reason::ALL.into_iter().map(&mut climb).collect()
+    let rungs = Reason::ALL.into_iter();
+    rungs
+        .filter(|reason| *reason != Reason::Rate)
+        .map(&mut climb)
+        .collect()
 }
 
 /// The line of the list that decided about `address`.

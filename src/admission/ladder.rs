@@ -52,17 +52,20 @@ pub enum Reason {
     Reserved,
     /// The address has as many connections as it may have.
     AddressLimit,
+    /// The address sends more datagrams than it may.
+    Rate,
 }
 
 impl Reason {
     /// All of them, in the order in which they are asked.
-    pub const ALL: [Reason; 6] = [
+    pub const ALL: [Reason; 7] = [
         Reason::Denied,
         Reason::Banned,
         Reason::Restricted,
         Reason::Full,
         Reason::Reserved,
         Reason::AddressLimit,
+        Reason::Rate,
     ];
 
     /// The label in logs, metrics, `status` and `explain`.
@@ -75,6 +78,7 @@ impl Reason {
             Reason::Full => "full",
             Reason::Reserved => "reserved",
             Reason::AddressLimit => "address_limit",
+            Reason::Rate => "rate",
         }
     }
 
@@ -139,11 +143,11 @@ impl Cleared {
 /// IPv4 is kept as its mapped IPv6 form. That form never reaches the table as IPv6, and a cut-off
 /// IPv6 address has zeros where the form has ones, so the families cannot meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct CountKey(u128);
+pub(crate) struct CountKey(u128);
 
 impl CountKey {
     /// The key of `address`. A prefix of 0 is one that nobody set, and means 64.
-    pub(super) fn new(address: IpAddr, ipv6_prefix: u8) -> Self {
+    pub(crate) fn new(address: IpAddr, ipv6_prefix: u8) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => CountKey(v4.to_ipv6_mapped().to_bits()),
             IpAddr::V6(v6) => {

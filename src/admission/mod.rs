@@ -10,6 +10,7 @@ mod explain;
 pub mod failures;
 pub mod ladder;
 pub mod limits;
+pub mod rates;
 
 #[cfg(test)]
 mod rules;

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, plan::Plan};
+use crate::control::Link;
 
 /// Yes, or done.
 pub const DONE: u8 = 0;
@@ -81,7 +82,12 @@ impl Common {
 
     /// The configuration; what is wrong with it goes to standard error.
     fn load(&self) -> Result<Plan, ExitCode> {
-        config::load(&self.file()).map_err(|errors| {
+        self.load_for(&Link::default())
+    }
+
+    /// The same; its modules get the link.
+    fn load_for(&self, link: &Link) -> Result<Plan, ExitCode> {
+        config::load_for(&self.file(), link).map_err(|errors| {
             for error in errors {
                 eprintln!("{error}");
             }

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::{Common, DONE, fail};
-use crate::control::ControlSocket;
+use crate::control::{Commands, ControlSocket, Link};
 use crate::server::Server;
 
 pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
     // Whoever started us may have left descriptors open; programs of ours are not to get them.
     close_fds::set_fds_cloexec(3, &[]);
-    let plan = common.load()?;
+    let link = Link::default();
+    let plan = common.load_for(&link)?;
     start_log();
     for notice in &plan.notices {
         log::warn!("{notice}");
@@ -26,7 +27,9 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
     for (listener, transport, address) in server.addresses() {
         log::info!(target: &listener, "listening on {transport} {address}");
     }
-    let control = control.serve(Arc::new(server.handle())).map_err(fail)?;
+    let commands: Arc<dyn Commands> = Arc::new(server.handle());
+    link.bind(Arc::downgrade(&commands));
+    let control = control.serve(commands).map_err(fail)?;
     log::info!("portreeve {} is up", env!("CARGO_PKG_VERSION"));
     server.run().map_err(fail)?;
     drop(control);

@@ -15,6 +15,7 @@ use crate::accounts::{self, Accounts};
 use crate::admission::address_list::AddressList;
 use crate::admission::failures::MOST;
 use crate::admission::limits::LimitSettings;
+use crate::admission::rates::{Rate, RateSettings};
 use crate::control::Link;
 use crate::modules::{self, Settings};
 use crate::tls::Domains;
@@ -59,6 +60,7 @@ pub(super) fn plan(
         let mut listener = Check {
             text,
             state_dir: &state_dir,
+            ipv6_prefix: network.ipv6_prefix,
             link,
             domains: &domains,
             accounts: &accounts,
@@ -223,6 +225,7 @@ pub(crate) fn duration<'a>(
 pub(super) struct Check<'a, 'e> {
     pub(super) text: Text<'a>,
     pub(super) state_dir: &'e Path,
+    pub(super) ipv6_prefix: u8,
     pub(super) link: &'e Link,
     pub(super) domains: &'e Domains,
     pub(super) accounts: &'e Arc<Accounts>,
@@ -354,6 +357,9 @@ impl<'a> Check<'a, '_> {
                 self.text.complain(field, self.errors, message);
             }
         }
+        let others = self.rate(udp.rate_per_address);
+        let clients = self.rate(udp.rate_per_client).or(others);
+        let rates = RateSettings { others, clients };
         let (name, entry, settings) = self.module(udp.module);
         let Some((entry, settings)) = entry.zip(settings) else {
             return (name, None);
@@ -364,7 +370,32 @@ impl<'a> Check<'a, '_> {
             return (name, None);
         };
         let module = build(&mut self.settings(settings));
-        (name, module.map(|module| Protocol::Udp(UdpPlan { module })))
+        (
+            name,
+            module.map(|module| Protocol::Udp(UdpPlan { module, rates })),
+        )
+    }
+
+    /// A rate; one datagram in a nanosecond is the highest that can be counted.
+    fn rate(&mut self, field: Field<'a, raw::Rate<'a>>) -> Option<Rate> {
+        let text = self.text;
+        let raw: raw::Rate<'a> = text.read(field.raw()?, self.errors)?;
+        let positive = |count: u32| match count {
+            1..=1_000_000_000 => Ok(count),
+            _ => Err(format!("expected 1 to 1000000000 datagrams, found {count}")),
+        };
+        if !raw.packets.is_set() {
+            let message = "expected a rate: (packets: 100, per: \"1s\", burst: 200)";
+            text.complain(field, self.errors, message);
+        }
+        let packets = text.map(raw.packets, self.errors, positive);
+        let burst = text.map(raw.burst, self.errors, positive);
+        let per = duration(text, raw.per, self.errors);
+        Some(Rate {
+            packets: packets?,
+            per: per.unwrap_or(Duration::from_secs(1)),
+            burst: burst.or(packets)?,
+        })
     }
 
     /// The module's name, its entry in the table, and the text of its settings.
@@ -401,9 +432,11 @@ impl<'a> Check<'a, '_> {
             text: self.text,
             settings,
             state_dir: self.state_dir,
+            ipv6_prefix: self.ipv6_prefix,
             link: self.link,
             accounts: self.accounts,
             errors: self.errors,
+            notices: self.notices,
         }
     }
 

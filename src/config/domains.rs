@@ -164,7 +164,7 @@ fn is_open_to_others(file: &Path) -> bool {
 }
 
 /// A DNS name in lower case (RFC 1123, 2.1), maybe with `*.` before it.
-fn host_name(name: &str) -> Result<String, String> {
+pub(crate) fn host_name(name: &str) -> Result<String, String> {
     let lower = name.to_ascii_lowercase();
     let bare = lower.strip_prefix("*.").unwrap_or(&lower);
     let label = |label: &str| {

@@ -3,7 +3,7 @@
 //! configuration files.
 
 mod check;
-mod domains;
+pub(crate) mod domains;
 pub(crate) mod edit;
 pub mod field;
 pub mod plan;
@@ -120,19 +120,6 @@ pub(crate) fn load_edited(
     }
 }
 
-/// The file of the accounts that a server's file names.
-///
-/// # Errors
-/// The server's file cannot be read, or is wrong.
-pub fn accounts_file(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
-    let text = std::fs::read_to_string(file).map_err(|error| vec![unreadable(file, &error)])?;
-    let text = Text::new(file, &text);
-    let mut errors = Vec::new();
-    let server: Option<raw::Server<'_>> = text.read(text.text, &mut errors);
-    let path = server.and_then(|server| check::accounts_file(text, server.accounts, &mut errors));
-    path.filter(|_| errors.is_empty()).ok_or(errors)
-}
-
 /// Where the daemon of this configuration keeps its state, whatever else is wrong in it.
 ///
 /// # Errors
@@ -152,6 +139,19 @@ pub(crate) fn offset_of(text: &str, line: u32, column: u32) -> usize {
 pub(crate) fn version(text: &str) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// The file of the accounts that a server's file names.
+///
+/// # Errors
+/// The server's file cannot be read, or is wrong.
+pub fn accounts_file(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
+    let text = std::fs::read_to_string(file).map_err(|error| vec![unreadable(file, &error)])?;
+    let text = Text::new(file, &text);
+    let mut errors = Vec::new();
+    let server: Option<raw::Server<'_>> = text.read(text.text, &mut errors);
+    let path = server.and_then(|server| check::accounts_file(text, server.accounts, &mut errors));
+    path.filter(|_| errors.is_empty()).ok_or(errors)
 }
 
 /// Checks texts that are in no file.

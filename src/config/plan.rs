@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::admission::address_list::AddressList;
 use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
+use crate::admission::rates::RateSettings;
 use crate::control::Link;
 use crate::session::{DatagramModule, Module};
 use crate::tls::{ClientAuthority, Domains};
@@ -81,7 +82,13 @@ impl ListenerPlan {
     /// A UDP listener without sockets.
     #[must_use]
     pub fn udp(name: &str, module: Arc<dyn DatagramModule>) -> Self {
-        Self::new(name, Protocol::Udp(UdpPlan { module }))
+        Self::new(
+            name,
+            Protocol::Udp(UdpPlan {
+                module,
+                rates: RateSettings::default(),
+            }),
+        )
     }
 
     /// Adds a socket of one address, or of all for an unspecified one; port 0 lets the kernel choose.
@@ -210,6 +217,8 @@ pub struct TcpPlan {
 pub struct UdpPlan {
     /// Answers its datagrams.
     pub module: Arc<dyn DatagramModule>,
+    /// How many datagrams an address may send.
+    pub rates: RateSettings,
 }
 
 /// One socket of a listener.

@@ -135,6 +135,10 @@ pub(super) struct Udp<'a> {
     #[serde(borrow, default)]
     pub(super) sockets: Field<'a, Vec<Field<'a, Socket<'a>>>>,
     #[serde(borrow, default)]
+    pub(super) rate_per_address: Field<'a, Rate<'a>>,
+    #[serde(borrow, default)]
+    pub(super) rate_per_client: Field<'a, Rate<'a>>,
+    #[serde(borrow, default)]
     pub(super) channels: Field<'a, ()>,
     #[serde(borrow, default)]
     pub(super) reserve_for_clients: Field<'a, ()>,
@@ -148,6 +152,18 @@ pub(super) struct Udp<'a> {
     pub(super) idle_timeout: Field<'a, ()>,
     #[serde(borrow, default)]
     pub(super) backlog: Field<'a, ()>,
+}
+
+/// `rate_per_address: (..)`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rate<'a> {
+    #[serde(borrow, default)]
+    pub(super) packets: Field<'a, u32>,
+    #[serde(borrow, default)]
+    pub(super) per: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) burst: Field<'a, u32>,
 }
 
 /// One of `sockets: [..]`.

@@ -332,6 +332,7 @@ impl Connection {
             Wait::Abort => return Some(After::Abort),
             Wait::Work(work) => return Some(work.take().map_or(After::Abort, After::Work)),
             Wait::Read
+            | Wait::Pause
             | Wait::Drain
             | Wait::StartTls
             | Wait::Relay(_)
@@ -378,7 +379,9 @@ impl Connection {
                 ));
                 Some(After::Abort)
             }
-            Wait::Read | Wait::Drain | Wait::Work(_) | Wait::Far(_) | Wait::Abort => None,
+            Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) | Wait::Far(_) | Wait::Abort => {
+                None
+            }
         }
     }
 

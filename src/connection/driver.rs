@@ -21,6 +21,7 @@ pub(crate) struct Surroundings<'a> {
 #[derive(Debug)]
 pub(crate) enum Wait {
     Read,
+    Pause,
     Drain,
     StartTls,
     Work(Option<Work>),
@@ -123,6 +124,7 @@ impl Driver {
     pub(crate) fn deadline(&self) -> Instant {
         match (&self.wait, self.alarm) {
             (Wait::Read | Wait::Far(_), Some(alarm)) => alarm.min(self.idle_at),
+            (Wait::Pause, Some(alarm)) => alarm,
             _ => self.idle_at,
         }
     }
@@ -155,9 +157,10 @@ impl Driver {
             self.tell(Event::Drained, around);
             return true;
         }
-        if !matches!(self.wait, Wait::Read) {
+        if !matches!(self.wait, Wait::Read | Wait::Pause) {
             return false;
         }
+        let pauses = matches!(self.wait, Wait::Pause);
         if self.shutdown {
             self.shutdown = false;
             self.tell(Event::Shutdown, around);
@@ -167,17 +170,17 @@ impl Driver {
         } else if self.alarm.is_some_and(|alarm| alarm <= around.now) {
             self.alarm = None;
             self.tell(Event::Alarm, around);
-        } else if self.output.is_high() {
+        } else if self.output.is_high() && !pauses {
             return false;
-        } else if self.unseen && !self.input.is_empty() {
+        } else if self.unseen && !self.input.is_empty() && !pauses {
             self.take_input(around);
-        } else if self.end == End::Finished {
+        } else if self.end == End::Finished && !pauses {
             self.end = End::Told;
             self.tell(Event::Eof, around);
-        } else if self.end == End::Truncated {
+        } else if self.end == End::Truncated && !pauses {
             self.end = End::Told;
             self.tell(Event::Truncated, around);
-        } else if self.is_idle(around.now) {
+        } else if self.is_idle(around.now) && !(pauses && self.alarm.is_some()) {
             self.idle_at = around.now + self.idle_timeout;
             if self.output.is_empty() {
                 self.tell(Event::Timeout, around);
@@ -275,8 +278,12 @@ impl Driver {
             self.idle_at = now + timeout;
         }
         self.abuse.extend(effects.abuse);
+        if matches!((&self.wait, &next), (Wait::Pause, Next::Read)) {
+            self.idle_at = now + self.idle_timeout;
+        }
         self.wait = match next {
             Next::Read => Wait::Read,
+            Next::Pause => Wait::Pause,
             Next::Drain => Wait::Drain,
             Next::StartTls => Wait::StartTls,
             Next::Work(work) => Wait::Work(Some(work)),

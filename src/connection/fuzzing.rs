@@ -295,12 +295,19 @@ impl Link {
 }
 
 /// Listeners whose modules need nothing beside them.
-const MODULES: [&str; 4] = ["Echo", "Discard", "Daytime", "Http(root: \"/usr/share\")"];
+const MODULES: [&str; 6] = [
+    "Echo",
+    "Discard",
+    "Daytime",
+    "Smtp(domains: [\"a.test\"])",
+    "Pop",
+    "Http(root: \"/usr/share\")",
+];
 
 static SESSIONS: LazyLock<Vec<Arc<dyn Module>>> = LazyLock::new(|| {
     let module = |name: &&str| {
         let plan = load_texts("()", &format!("Tcp(module: {name}, sockets: [])"));
-        let listener = plan.expect("a module without keys").listeners.remove(0);
+        let listener = plan.expect("a good configuration").listeners.remove(0);
         match listener.protocol {
             Protocol::Tcp(tcp) => tcp.module,
             Protocol::Udp(_) => unreachable!("it says Tcp"),

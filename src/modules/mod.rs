@@ -8,16 +8,23 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod http;
+mod pop;
 mod proxy;
+pub(crate) mod radius;
+mod smtp;
+pub(crate) mod snmp;
+pub(crate) mod tftp;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::accounts::Accounts;
+use crate::admission::address_list::AddressList;
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
 use crate::control::Link;
@@ -52,7 +59,12 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     http::ENTRY,
+    pop::ENTRY,
     proxy::ENTRY,
+    radius::ENTRY,
+    smtp::ENTRY,
+    snmp::ENTRY,
+    tftp::ENTRY,
 ];
 
 /// The settings of one listener's module, and where its errors go.
@@ -61,9 +73,11 @@ pub struct Settings<'a, 'e> {
     /// What stands behind the module's name, with its parentheses; may be empty.
     pub(crate) settings: &'a str,
     pub(crate) state_dir: &'e Path,
+    pub(crate) ipv6_prefix: u8,
     pub(crate) link: &'e Link,
     pub(crate) accounts: &'e Arc<Accounts>,
     pub(crate) errors: &'e mut Vec<ConfigError>,
+    pub(crate) notices: &'e mut Vec<String>,
 }
 
 impl<'a> Settings<'a, '_> {
@@ -94,11 +108,48 @@ impl<'a> Settings<'a, '_> {
         self.text.map(field, self.errors, make)
     }
 
+    /// A key's value that borrows from the file; `None` when it is absent or wrong.
+    pub(crate) fn piece<T: Deserialize<'a>>(&mut self, field: Field<'a, T>) -> Option<T> {
+        self.text.read(field.raw()?, self.errors)
+    }
+
+    /// Another server, as in `"host:port"`.
+    pub(crate) fn upstream(&mut self, field: Field<'a, String>) -> Option<Place> {
+        self.map(field, |place: String| place.parse())
+    }
+
+    /// An error at a key's value.
+    pub(crate) fn complain_at<T>(&mut self, field: Field<'a, T>, message: &str) {
+        self.text.complain(field, self.errors, message);
+    }
+
     /// An error at the settings as a whole.
     pub(crate) fn complain(&mut self, message: &str) {
         let offset = self.text.offset(self.settings);
         self.errors
             .push(self.text.error(offset, message.to_owned()));
+    }
+
+    /// The rows of a list, each with its own place.
+    pub(crate) fn rows<T>(&mut self, field: Field<'a, Vec<Field<'a, T>>>) -> Vec<Field<'a, T>> {
+        self.text.each(field, self.errors)
+    }
+
+    /// A row's own keys.
+    pub(crate) fn row<T: Deserialize<'a>>(&mut self, field: Field<'a, T>) -> Option<T> {
+        self.text.read(field.raw()?, self.errors)
+    }
+
+    /// A remark at a key's value that is no error.
+    pub(crate) fn notice_at<T>(&mut self, field: Field<'a, T>, message: &str) {
+        let offset = self.text.offset(field.raw().unwrap_or(self.settings));
+        let notice = self.text.error(offset, message.to_owned());
+        self.notices.push(notice.to_string());
+    }
+
+    /// An address list.
+    pub(crate) fn list(&mut self, field: Field<'a, String>) -> Option<AddressList> {
+        self.text.list(field.raw()?, self.errors)
     }
 
     /// A duration like `"10s"`.
@@ -126,6 +177,35 @@ impl<'a> Settings<'a, '_> {
             .map(|row| self.text.map(row, self.errors, |place| place.parse()));
         // All of them first, so that each wrong one is reported.
         places.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    /// A size like `"25MiB"`, in bytes.
+    pub(crate) fn size(&mut self, field: Field<'a, String>) -> Option<u64> {
+        self.map(field, |text| match text.parse::<ByteSize>() {
+            Ok(size) if size.0 > 0 => Ok(size.0),
+            _ => Err(format!("expected a size like \"25MiB\", found {text:?}")),
+        })
+    }
+
+    /// A directory that exists, relative to the file; `usual` when the key is absent.
+    pub(crate) fn directory(&mut self, field: Field<'a, String>, usual: &str) -> Option<PathBuf> {
+        let path = match field.is_set() {
+            true => self.text.path(field, self.errors)?,
+            false => self.text.file.parent().unwrap_or(Path::new("")).join(usual),
+        };
+        if path.is_dir() {
+            return Some(path);
+        }
+        let offset = self.text.offset(field.raw().unwrap_or(self.settings));
+        let message = format!("expected a directory, found none at {}", path.display());
+        self.errors.push(self.text.error(offset, message));
+        None
+    }
+
+    /// Bits of an IPv6 address that are counted as one.
+    #[must_use]
+    pub fn ipv6_prefix(&self) -> u8 {
+        self.ipv6_prefix
     }
 
     /// The way to the daemon that will run the module: it asks and changes what the command line can.

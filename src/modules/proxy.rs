@@ -12,7 +12,7 @@ use crate::connection::proxy_header::{write_v1, write_v2};
 use crate::session::{
     Context, Event, Lane, Module, Next, Peer, Relay, Security, Session, Upstream, Work,
 };
-use crate::upstream::Pool;
+use crate::upstream::{Line, Pool};
 
 pub(super) const ENTRY: ModuleEntry = ModuleEntry {
     name: "Proxy",
@@ -35,9 +35,37 @@ struct Keys<'a> {
 
 /// The version of the header that upstreams are sent.
 #[derive(Debug, Clone, Copy, Deserialize)]
-enum SendProxy {
+pub(super) enum SendProxy {
     V1,
     V2,
+}
+
+impl SendProxy {
+    /// The header that tells who connected.
+    pub(super) fn header(self, peer: &Peer) -> Vec<u8> {
+        match self {
+            SendProxy::V1 => write_v1(peer.remote, peer.local),
+            SendProxy::V2 => write_v2(peer.remote, peer.local, authority(peer)),
+        }
+    }
+}
+
+/// Begins a session's conversation with an upstream, which is told who connected if it wants to know.
+///
+/// # Errors
+/// No upstream can be reached, in words.
+pub(super) fn open_line(
+    pool: &Arc<Pool>,
+    send_proxy: Option<SendProxy>,
+    cx: &mut Context<'_>,
+) -> Result<Line, String> {
+    let (waker, now) = (cx.waker(), cx.now());
+    let line = Line::open(pool, &cx.peer().listener, waker, now);
+    let mut line = line.map_err(|error| error.to_string())?;
+    if let Some(version) = send_proxy {
+        line.send(&version.header(cx.peer()));
+    }
+    Ok(line)
 }
 
 /// Relays each connection to the upstream with the fewest.
@@ -86,14 +114,10 @@ struct Relayed {
 impl Relayed {
     fn relay(&self, cx: &Context<'_>) -> Next {
         let peer = cx.peer();
-        let ahead = match self.send_proxy {
-            Some(SendProxy::V1) => write_v1(peer.remote, peer.local),
-            Some(SendProxy::V2) => write_v2(peer.remote, peer.local, authority(peer)),
-            None => Vec::new(),
-        };
+        let ahead = self.send_proxy.map(|version| version.header(peer));
         Next::Relay(Relay {
             upstream: Upstream::Dial(self.pool.dial(&peer.listener)),
-            ahead,
+            ahead: ahead.unwrap_or_default(),
         })
     }
 }

@@ -97,11 +97,18 @@ impl Mailbox for Slit {
     }
 }
 
-struct Place(Arc<AtomicUsize>);
+struct Place {
+    taken: Arc<AtomicUsize>,
+    core: Arc<Core>,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+        // A drain waits for the last one.
+        if self.core.draining.load(Ordering::Acquire) {
+            self.core.wake_poll();
+        }
     }
 }
 
@@ -132,7 +139,10 @@ pub(crate) fn open(
         group.exchanges.fetch_sub(1, Ordering::AcqRel);
         return None;
     }
-    let place = Place(Arc::clone(&group.exchanges));
+    let place = Place {
+        taken: Arc::clone(&group.exchanges),
+        core: Arc::clone(core),
+    };
     let opened = bind(group, route, connect).and_then(|(mut socket, failed)| {
         let mut slot = core.reserve(None);
         core.watch(&mut slot, &mut socket, Interest::READABLE)?;

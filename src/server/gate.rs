@@ -17,6 +17,7 @@ use super::sockets;
 use super::warden::Warden;
 use super::workers::{Core, Resident, SlotGuard};
 use crate::admission::ladder::{self, Admitted, Cleared, Reason, Restriction};
+use crate::admission::rates::Rates;
 use crate::config::plan::{Network, TlsMode};
 use crate::connection::Connection;
 use crate::session::{Peer, Security};
@@ -184,6 +185,21 @@ impl Gate {
         wall: SystemTime,
     ) -> Result<Cleared, Reason> {
         ladder::clear(remote, &self.network, &self.warden.bans, restriction, wall)
+    }
+
+    /// Climbs the rungs for a datagram: those that look at the address, then the rate.
+    pub(super) fn clear_datagram(
+        &self,
+        remote: IpAddr,
+        restriction: &Restriction,
+        (wall, now): (SystemTime, Instant),
+        rates: &Rates,
+    ) -> Result<Cleared, Reason> {
+        let cleared = self.clear(remote, restriction, wall)?;
+        match rates.admits(&cleared, now) {
+            true => Ok(cleared),
+            false => Err(Reason::Rate),
+        }
     }
 
     /// Decides about newcomers that a count would have refused, once nothing under way can change it.

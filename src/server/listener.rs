@@ -12,6 +12,7 @@ use log::{Level, LevelFilter};
 use super::warden::Warden;
 use crate::admission::ladder::Reason;
 use crate::admission::limits::Limits;
+use crate::admission::rates::Rates;
 use crate::config::plan::SocketPlan;
 use crate::session::{Abuse, DatagramModule, Module};
 use crate::tls::Acceptors;
@@ -195,6 +196,8 @@ impl TcpListener {
 pub(crate) struct UdpListener {
     pub(crate) name: Arc<str>,
     pub(crate) module: Arc<dyn DatagramModule>,
+    /// How many datagrams an address may send.
+    pub(crate) rates: Arc<Rates>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) warden: Arc<Warden>,
     pub(crate) log_level: LevelFilter,

@@ -55,7 +55,7 @@ use self::gate::Gate;
 use self::poll_loop::PollLoop;
 use self::prepare::Workshop;
 use self::reload::{Changes, Order};
-use self::state::State;
+use self::state::{RunningKind, State};
 use self::status::{Status, WorkerStatus};
 use self::warden::{Keeper, Warden};
 use self::workers::{Core, Workers};
@@ -281,7 +281,7 @@ impl Shared {
                 return Ok(());
             }
             if now >= until {
-                log::warn!("{active} connections are cut after draining");
+                log::warn!("{active} connections or transfers are cut after draining");
                 return Ok(());
             }
         }
@@ -374,12 +374,16 @@ impl Shared {
         }
     }
 
-    /// Connections of all listeners, of those taken away, too.
-    fn active(&self) -> u32 {
+    /// Connections and exchanges that a drain waits for: of all listeners, and connections of those taken away.
+    fn active(&self) -> usize {
         let gone = self.gone.lock().iter().filter_map(Weak::upgrade).collect();
         let gone: Vec<Arc<Limits>> = gone;
         let state = self.state.load();
-        let active = state.tcp().map(|listener| listener.limits.active());
-        active.sum::<u32>() + gone.iter().map(|limits| limits.active()).sum::<u32>()
+        let inside = state.listeners.iter().map(|running| match &running.kind {
+            RunningKind::Tcp(listener) => listener.limits.active() as usize,
+            RunningKind::Udp(group) => group.exchanges.load(Ordering::Acquire),
+        });
+        let gone = gone.iter().map(|limits| limits.active() as usize);
+        inside.chain(gone).sum()
     }
 }

@@ -357,11 +357,12 @@ impl PollLoop {
                 return;
             }
             let mut batch = Box::new(Batch::new(group));
-            let wall = SystemTime::now();
+            let (wall, now) = (SystemTime::now(), Instant::now());
             let wildcard = port.place.1.is_none();
             let received =
                 receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
-                    match gate.clear(remote.ip(), restriction, wall) {
+                    let rates = &listener.rates;
+                    match gate.clear_datagram(remote.ip(), restriction, (wall, now), rates) {
                         Ok(cleared) => {
                             listener.counters.accept();
                             batch.push(remote, local, at, cleared.class(), bytes);

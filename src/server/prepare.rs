@@ -7,6 +7,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use socket2::SockRef;
@@ -20,6 +21,7 @@ use super::swap::Swap;
 use super::warden::Warden;
 use super::workers::Core;
 use crate::admission::limits::{LimitSettings, Limits};
+use crate::admission::rates::Rates;
 use crate::config::plan::{ListenerPlan, Protocol, SocketPlan};
 use crate::tls::{Acceptors, ClientAuthority};
 
@@ -257,9 +259,16 @@ impl Site<'_> {
                     Some(before) => Arc::clone(&before.module),
                     None => udp.module,
                 };
+                let rates = match &before {
+                    Some(before) if *before.rates.settings() == udp.rates => {
+                        Arc::clone(&before.rates)
+                    }
+                    _ => Arc::new(Rates::new(udp.rates, Instant::now())),
+                };
                 let listener = Arc::new(UdpListener {
                     name: Arc::clone(&plan.name),
                     module,
+                    rates,
                     counters: before.map_or_else(Arc::default, |one| Arc::clone(&one.counters)),
                     warden: Arc::clone(&self.workshop.warden),
                     log_level: plan.log_level,

@@ -47,6 +47,18 @@ pub struct Datagram<'a> {
     pub bytes: &'a [u8],
 }
 
+/// How much longer than its question an answer to an unproven address may be.
+const AMPLIFICATION: usize = 3;
+
+impl Datagram<'_> {
+    /// The most bytes to answer to one who is no client and has not proved to be where the datagram says it
+    /// comes from: longer answers would make us a weapon against whoever is there.
+    #[must_use]
+    pub fn most_unproven(&self) -> usize {
+        self.bytes.len() * AMPLIFICATION
+    }
+}
+
 /// A datagram protocol. One value serves all of a listener's sockets, from several threads at once.
 pub trait DatagramModule: Send + Sync {
     /// Answers one datagram, or does not.

@@ -46,11 +46,34 @@ fn main() -> std::io::Result<()> {
     write(&corpus.join("flows"), "steps", steps.into_iter())?;
     let scripts = [vec![1, 2, 128, 160, 31, 96, 159, 191, 192, 224, 200], (0..=255).collect()];
     write(&corpus.join("tls_records"), "script", scripts.into_iter())?;
+    let tftp = [
+        &b"\x00\x01f\0octet\0blksize\x0016\0windowsize\x004\0tsize\x000\0\xff\x04\0\x04\0\0\x04\0\x04\0\x04"[..],
+        b"\x00\x02f\0netascii\0timeout\x003\0\xff\x06\0\x03\0\x01ab\x05\0\x05\0\0\0",
+    ];
+    write(&corpus.join("tftp"), "transfer", tftp.into_iter().map(<[u8]>::to_vec))?;
+    let get = b"\x30\x29\x02\x01\x01\x04\x06public\xa0\x1c\x02\x04\x12\x34\x56\x78\x02\x01\0\x02\x01\0\x30\x0e\x30\x0c\x06\x08\x2b\x06\x01\x02\x01\x01\x03\0\x05\0";
+    let snmp = [0xa0, 0xa1, 0xa3, 0xa5].map(|kind| {
+        let mut message = get.to_vec();
+        message[13] = kind;
+        message
+    });
+    write(&corpus.join("snmp"), "request", snmp.into_iter())?;
+    let head = |code: u8, length: u8| [&[code, 1, 0, length][..], &[7; 16]].concat();
+    let radius = [
+        [&head(1, 44)[..], b"\x01\x06nemo\x02\x12sixteen bytes ok"].concat(),
+        [&head(4, 26)[..], b"\x28\x06\0\0\0\x01"].concat(),
+        [&head(12, 38)[..], b"\x50\x12sixteen bytes ok"].concat(),
+        [&head(1, 78)[..], b"\x1a\x3a\0\0\x01\x37\x19\x34", &[3; 50]].concat(),
+    ];
+    write(&corpus.join("radius"), "packet", radius.into_iter())?;
     let inputs = (0..3).map(|module| [&[module, 2], &b"hello\r\nworld"[..]].concat());
+    let smtp = b"EHLO a\r\nMAIL FROM:<a@b> SIZE=9 BODY=8BITMIME\r\nRCPT TO:<a@a.test>\r\nDATA\r\nBDAT 3 LAST\r\nabcQUIT\r\n";
+    let pop = b"CAPA\r\nUSER a\r\nPASS b\r\nAUTH PLAIN AGEAYg==\r\nSTLS\r\nQUIT\r\n";
+    let inputs = inputs.chain([[&[3, 2], &smtp[..]].concat(), [&[4, 2], &pop[..]].concat()]);
     write(&corpus.join("session"), "input", inputs)?;
     let text = fs::read_to_string("tests/data/http/smuggling.txt")?;
     let requests = text.lines().filter_map(|line| line.split_once(" GET"));
-    let requests = requests.map(|(_, rest)| [&[3, 6], &b"GET"[..], &unescape(rest)].concat());
+    let requests = requests.map(|(_, rest)| [&[5, 6], &b"GET"[..], &unescape(rest)].concat());
     write(&corpus.join("session"), "request", requests)
 }
 

@@ -226,3 +226,39 @@ fn sockets_of_both_families_with_and_without_an_address_disturb_each_other_in_no
         assert_eq!(ask(&client("::1", "::1", all), b"d"), b"d");
     }
 }
+
+#[test]
+fn an_address_that_sends_too_much_is_dropped_and_others_are_not() {
+    let port = free_port();
+    let text = format!(
+        r#"Udp(module: Echo, rate_per_address: (packets: 1, per: "1h", burst: 5),
+            rate_per_client: (packets: 1, per: "1h", burst: 8), sockets: [(port: {port})])"#
+    );
+    let server = r#"network: (clients: "127.0.0.1")"#;
+    let daemon = Daemon::start(Conf::new(server).listener("udp", &text));
+    for (source, burst, dropped) in [("127.0.0.66", 5, 15), ("127.0.0.1", 8, 27)] {
+        let socket = client(source, "127.0.0.1", port);
+        for number in 0..20_u8 {
+            socket.send(&[number]).unwrap();
+        }
+        for number in 0..burst {
+            let mut answer = [0; 16];
+            assert_eq!(socket.recv(&mut answer).unwrap(), 1);
+            assert_eq!(answer[0], number);
+        }
+        wait_until("the rest is counted", DEADLINE, || {
+            daemon.rejected("udp", "rate") == dropped
+        });
+        socket.set_nonblocking(true).unwrap();
+        let error = socket.recv(&mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
+    assert!(
+        daemon
+            .log()
+            .lines()
+            .filter(|line| line.contains("rate"))
+            .count()
+            <= 4
+    );
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -88,6 +89,57 @@ impl Foreign {
         Self::start(command, move |_| serves(port))
     }
 
+    /// Postfix that takes mail for ann@example.org into a Maildir, `mail/ann` in its directory.
+    #[track_caller]
+    pub(crate) fn postfix(port: u16) -> Self {
+        let command = |home: &Path| {
+            for part in ["conf", "queue", "data", "mail"] {
+                fs::create_dir(home.join(part)).unwrap();
+            }
+            // Its programs run as other users than the one that owns the directory.
+            fs::set_permissions(home, fs::Permissions::from_mode(0o755)).unwrap();
+            chown(&home.join("data"), "postfix");
+            chown(&home.join("mail"), "nobody");
+            let main = include_str!("../data/postfix/main.cf")
+                .replace("HOME", &home.display().to_string());
+            fs::write(home.join("conf/main.cf"), main).unwrap();
+            let master =
+                include_str!("../data/postfix/master.cf").replace("PORT", &port.to_string());
+            fs::write(home.join("conf/master.cf"), master).unwrap();
+            let mut check = Command::new("/usr/sbin/postfix");
+            check.arg("-c").arg(home.join("conf")).arg("check");
+            assert!(output_of(check, b"").status.success());
+            let mut command = Command::new("/usr/lib/postfix/sbin/master");
+            command.arg("-d").arg("-c").arg(home.join("conf"));
+            command
+        };
+        Self::start(command, move |_| serves(port))
+    }
+
+    /// Dovecot with the account ann, password secret: POP3 and LMTP.
+    #[track_caller]
+    pub(crate) fn dovecot(pop: u16, lmtp: u16) -> Self {
+        let command = |home: &Path| {
+            fs::set_permissions(home, fs::Permissions::from_mode(0o755)).unwrap();
+            fs::create_dir(home.join("mail")).unwrap();
+            chown(&home.join("mail"), "nobody");
+            let conf = include_str!("../data/dovecot.conf")
+                .replace("HOME", &home.display().to_string())
+                .replace("POP_PORT", &pop.to_string())
+                .replace("LMTP_PORT", &lmtp.to_string());
+            fs::write(home.join("dovecot.conf"), conf).unwrap();
+            let mut command = Command::new("/usr/sbin/dovecot");
+            command.arg("-F").arg("-c").arg(home.join("dovecot.conf"));
+            command
+        };
+        Self::start(command, move |_| serves(pop) && serves(lmtp))
+    }
+
+    /// The directory of its files.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// dnsmasq that answers on a port of 127.0.0.1 with one address for every name.
     #[track_caller]
     pub(crate) fn dnsmasq(port: u16, address: &str) -> Self {
@@ -140,6 +192,11 @@ impl Drop for Foreign {
             eprintln!("log of the foreign server:\n{}", self.read("log"));
         }
     }
+}
+
+fn chown(path: &Path, user: &str) {
+    let user = nix::unistd::User::from_name(user).unwrap().unwrap();
+    nix::unistd::chown(path, Some(user.uid), Some(user.gid)).unwrap();
 }
 
 fn serves(port: u16) -> bool {

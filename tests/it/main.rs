@@ -20,6 +20,13 @@
 //! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
 //! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
+//! | `radius.rs` | access and accounting with radclient and pyrad |
+//! | `snmp.rs` | net-snmp's tools in every version, and the MIB before smilint and snmptranslate |
+//! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
+//! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
+//! | `smtp.rs` | mail in, from curl, swaks, smtplib and smtp-source; what is on disk after kill -9 |
+//! | `pop.rs` | mail out, to curl, poplib and mpop |
+//! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
 //! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
@@ -54,11 +61,18 @@ mod ladder;
 mod live_sockets;
 #[cfg(feature = "load")]
 mod load;
+mod mail_gates;
 mod modules;
+mod pop;
 mod proxy;
 mod proxy_from;
+mod radius;
 mod reload;
 mod reverse_proxy;
 mod signals;
+mod smtp;
+mod snmp;
 mod sockets;
+mod tftp;
 mod tls;
+mod weather;

@@ -45,14 +45,6 @@ impl Socket {
         })
     }
 
-    /// As a blocking stream's type; it stays non-blocking.
-    pub(crate) fn into_stream(self) -> UpstreamStream {
-        match self {
-            Socket::Tcp(stream) => UpstreamStream::Tcp(stream.into()),
-            Socket::Unix(stream) => UpstreamStream::Unix(stream.into()),
-        }
-    }
-
     /// For the poll.
     pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
@@ -93,6 +85,16 @@ impl Socket {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
         };
+    }
+}
+
+impl Socket {
+    /// Gives a connected socket to whoever goes on with it.
+    pub(crate) fn into_stream(self) -> UpstreamStream {
+        match self {
+            Socket::Tcp(stream) => UpstreamStream::Tcp(stream.into()),
+            Socket::Unix(stream) => UpstreamStream::Unix(stream.into()),
+        }
     }
 }
 
