@@ -70,6 +70,14 @@ pub fn check_as(module: &dyn Module, peer: &Peer, dialogue: &str) {
     }
 }
 
+/// All that a session says to these bytes, in chunks, until it ends or would wait.
+#[cfg(test)]
+pub(crate) fn answer(module: &dyn Module, peer: &Peer, bytes: &[u8], chunk: usize) -> Vec<u8> {
+    let mut run = Run::new(module, peer, chunk);
+    run.send(bytes);
+    run.said
+}
+
 struct Script {
     steps: Vec<Step>,
 }
@@ -163,14 +171,7 @@ impl Run {
                     waiting.extend_from_slice(bytes);
                     // Lines that follow each other arrive together, as from a pipelining client.
                     if !matches!(steps.peek(), Some(Step::Send(..))) {
-                        for piece in waiting.chunks(self.chunk.min(waiting.len()).max(1)) {
-                            self.driver.input.extend(piece);
-                            self.happen(|driver, around| {
-                                if matches!(driver.wait, Wait::Read) {
-                                    driver.take_input(around);
-                                }
-                            });
-                        }
+                        self.send(&waiting);
                         waiting.clear();
                     }
                 }
@@ -185,6 +186,17 @@ impl Run {
                 "the session said more: {:?}",
                 String::from_utf8_lossy(rest)
             )),
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(self.chunk.min(bytes.len()).max(1)) {
+            self.driver.input.extend(piece);
+            self.happen(|driver, around| {
+                if matches!(driver.wait, Wait::Read) {
+                    driver.take_input(around);
+                }
+            });
         }
     }
 
@@ -240,6 +252,7 @@ impl Run {
             Wait::StartTls => "starttls",
             Wait::Relay(_) => "relay",
             Wait::Exec(_) => "exec",
+            Wait::Far(_) => "far",
             Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) => "an open session",
         };
         if is == what {

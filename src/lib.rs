@@ -14,6 +14,7 @@
 //! [`config::plan::Plan`] and runs a [`server::Server`].
 
 pub mod accounts;
+mod admin;
 pub mod admission;
 pub mod cli;
 pub mod config;
@@ -24,6 +25,7 @@ mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod http;
 pub mod mail;
 pub mod modules;
 pub mod server;

@@ -23,6 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+pub use crate::upstream::Far;
 pub use datagram::{Datagram, DatagramContext, DatagramModule, Exchange};
 pub use input::Input;
 pub use output::{Output, Segment};
@@ -94,6 +95,9 @@ pub enum Event<'a> {
     Shutdown,
     /// No upstream of the [`Relay`] could be reached; the answer to [`Next::Relay`].
     Unreachable,
+    /// The socket of [`Next::Await`] may go on, or its time (the alarm's or the idle time) has come: the
+    /// session tries, and looks at [`Context::now`].
+    Far(Box<Far>),
 }
 
 /// What a session waits for.
@@ -115,6 +119,9 @@ pub enum Next {
     Work(Work),
     /// Carry bytes between the peer and an upstream until both have finished; the session ends.
     Relay(Relay),
+    /// Nothing of the peer until this socket can be read or written, or the alarm or the idle time has
+    /// come; then [`Event::Far`]. Output is written meanwhile.
+    Await(Box<Far>),
     /// Run a program with the connection as its standard input, output and error; the session ends.
     Exec(Program),
     /// Write what is pending, then close.

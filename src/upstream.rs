@@ -4,6 +4,7 @@
 //! an upstream before or instead of a relay has a [`Line`].
 
 mod dial;
+mod far;
 mod health;
 mod line;
 mod place;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+pub use far::Far;
 pub use line::{Line, Progress};
 pub use place::Place;
 

@@ -27,6 +27,13 @@ use crate::tls::Acceptors;
 
 /// Reads in one turn before a busy connection goes to the back of the queue.
 const READS_A_TURN: u32 = 16;
+/// Pieces of a long answer in one turn, likewise.
+const DRAINS_A_TURN: u32 = 4;
+/// Goings-on with a session's own socket in one turn, likewise.
+const FARS_A_TURN: u32 = 16;
+/// A reader that takes so much is not idle, however long the whole takes; one that takes less within the idle
+/// timeout (at a minute, 4 KiB a second) is cut off.
+const PROGRESS: u64 = 256 * 1024;
 
 /// An admitted connection. Moves by value: it is in the queue, in a worker, or parked.
 pub(crate) struct Connection {
@@ -48,6 +55,10 @@ pub(crate) struct Connection {
     shaking: Option<Instant>,
     /// The socket may hold bytes that were not read.
     readable: bool,
+    /// The session's own socket may be read or written.
+    far_ready: bool,
+    /// What had been sent when the idle time began anew for it.
+    progress: u64,
     /// The poll said that the peer finished; a short read does not mean that nothing is left.
     hangup: bool,
     /// What the last turn makes likely.
@@ -108,6 +119,8 @@ impl Connection {
             slot,
             outcome: None,
             readable: true,
+            far_ready: false,
+            progress: 0,
             hangup: false,
             expects: Signals::NONE,
         })
@@ -204,6 +217,7 @@ impl Connection {
         self.expects = Signals::NONE;
         self.hangup |= signals.has(Signals::HANGUP);
         self.readable |= signals.has(READ);
+        self.far_ready |= signals.has(FAR);
         if signals.has(Signals::WOKEN) {
             self.driver.request_wake();
         }
@@ -218,7 +232,7 @@ impl Connection {
         {
             return self.broken(&error);
         }
-        let mut reads = 0;
+        let (mut reads, mut drains, mut fars) = (0, 0, 0);
         loop {
             if self.program.is_some() && self.relay.is_none() {
                 return self.attend(signals, core);
@@ -241,12 +255,36 @@ impl Connection {
                 Ok(flushed) => flushed,
                 Err(error) => return self.broken(&error),
             };
+            if self.transport.sent - self.progress >= PROGRESS {
+                self.progress = self.transport.sent;
+                self.driver.restart_idle(now);
+            }
             if let Some(after) = self.leave(flushed, now, &mut scratch.secure, core) {
                 return after;
             }
             let handed_on = self.relay.is_some() || self.program.is_some();
-            if handed_on || matches!(self.driver.wait, Wait::Drain | Wait::StartTls) {
+            if handed_on || matches!(self.driver.wait, Wait::StartTls) {
                 continue;
+            }
+            if matches!(self.driver.wait, Wait::Drain) {
+                // A reader as fast as we are would keep the worker for the whole of a long answer.
+                if drains == DRAINS_A_TURN {
+                    return After::Yield;
+                }
+                drains += 1;
+                continue;
+            }
+            if matches!(self.driver.wait, Wait::Far(_)) {
+                match self.await_far(flushed, now, core) {
+                    Some(after) => return after,
+                    None => {
+                        if fars == FARS_A_TURN {
+                            return After::Yield;
+                        }
+                        fars += 1;
+                        continue;
+                    }
+                }
             }
             if !self.driver.may_read() || !self.readable {
                 if self.tell(now, core, Driver::step) {
@@ -300,6 +338,8 @@ impl Connection {
             | Wait::Relay(_)
             | Wait::Exec(_)
             | Wait::Close => {}
+            // Output may wait while the session waits for its own socket.
+            Wait::Far(_) => return None,
         }
         if flushed == Flushed::Blocked {
             if self.driver.is_idle(now) {
@@ -339,7 +379,9 @@ impl Connection {
                 ));
                 Some(After::Abort)
             }
-            Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) | Wait::Abort => None,
+            Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) | Wait::Far(_) | Wait::Abort => {
+                None
+            }
         }
     }
 
@@ -532,6 +574,35 @@ impl Connection {
         }
     }
 
+    /// Gives the session its own socket back when that may go on; else rests.
+    fn await_far(&mut self, flushed: Flushed, now: Instant, core: &Arc<Core>) -> Option<After> {
+        // A peer that only finished sending may still want the answer.
+        if self.hangup && !matches!(self.stream.take_error(), Ok(None)) {
+            return Some(After::Abort);
+        }
+        let Wait::Far(far) = &mut self.driver.wait else {
+            return None;
+        };
+        let Some(mut socket) = far.take() else {
+            return Some(After::Abort);
+        };
+        if std::mem::take(&mut self.far_ready) || self.driver.deadline() <= now {
+            self.tell(now, core, |driver, around| driver.far(socket, around));
+            return None;
+        }
+        let key = self.slot.get_or_insert_with(|| core.reserve(None)).key();
+        let registered = core.register_far(key, |registry, token| socket.register(registry, token));
+        self.driver.wait = Wait::Far(Some(socket));
+        if let Err(error) = registered {
+            return Some(self.broken(&error));
+        }
+        let mut wants = FAR.and(Signals::HANGUP).and(Signals::DUE);
+        if flushed == Flushed::Blocked {
+            wants = wants.and(Signals::WRITABLE);
+        }
+        Some(After::Park(wants, self.driver.deadline()))
+    }
+
     /// Gives the driver what surrounds its session.
     fn tell<R>(
         &mut self,
@@ -616,6 +687,10 @@ const READ: Signals = Signals::READABLE
 const PROGRAM: Signals = Signals::FAR_READABLE.and(Signals::HANGUP).and(Signals::DUE);
 /// How often a program is looked at though nothing was heard of it.
 const LOOK_AT_PROGRAM: Duration = Duration::from_secs(3600);
+/// What may come of a session's own socket.
+const FAR: Signals = Signals::FAR_READABLE
+    .and(Signals::FAR_WRITABLE)
+    .and(Signals::FAR_HANGUP);
 const WRITE: Signals = Signals::WRITABLE.and(Signals::HANGUP).and(Signals::DUE);
 
 /// A socket whose slot is free and whose sending side is closed; its last bytes are thrown away until the

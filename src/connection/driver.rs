@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::session::{
-    Abuse, Context, Event, Input, Next, Outcome, Output, Peer, Program, Relay, Session, Waker, Work,
+    Abuse, Context, Event, Far, Input, Next, Outcome, Output, Peer, Program, Relay, Session, Waker,
+    Work,
 };
 
 /// What surrounds a session in one turn.
@@ -27,6 +28,7 @@ pub(crate) enum Wait {
     // Boxed, since every idle connection holds one of these.
     Relay(Option<Box<Relay>>),
     Exec(Option<Box<Program>>),
+    Far(Option<Box<Far>>),
     Close,
     Abort,
 }
@@ -121,7 +123,7 @@ impl Driver {
     /// When something is to happen even if the peer stays silent.
     pub(crate) fn deadline(&self) -> Instant {
         match (&self.wait, self.alarm) {
-            (Wait::Read, Some(alarm)) => alarm.min(self.idle_at),
+            (Wait::Read | Wait::Far(_), Some(alarm)) => alarm.min(self.idle_at),
             (Wait::Pause, Some(alarm)) => alarm,
             _ => self.idle_at,
         }
@@ -235,6 +237,15 @@ impl Driver {
         self.tell(Event::Secured, around);
     }
 
+    /// The session's own socket may go on, or its time has come.
+    pub(crate) fn far(&mut self, far: Box<Far>, around: &mut Surroundings<'_>) {
+        if self.alarm.is_some_and(|alarm| alarm <= around.now) {
+            self.alarm = None;
+        }
+        self.idle_at = around.now + self.idle_timeout;
+        self.tell(Event::Far(far), around);
+    }
+
     /// No upstream could be reached.
     pub(crate) fn unreachable(&mut self, around: &mut Surroundings<'_>) {
         self.tell(Event::Unreachable, around);
@@ -278,6 +289,7 @@ impl Driver {
             Next::Work(work) => Wait::Work(Some(work)),
             Next::Relay(relay) => Wait::Relay(Some(Box::new(relay))),
             Next::Exec(program) => Wait::Exec(Some(Box::new(program))),
+            Next::Await(far) => Wait::Far(Some(far)),
             Next::Close => Wait::Close,
             Next::Abort => Wait::Abort,
         };

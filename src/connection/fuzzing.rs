@@ -295,12 +295,13 @@ impl Link {
 }
 
 /// Listeners whose modules need nothing beside them.
-const MODULES: [&str; 5] = [
+const MODULES: [&str; 6] = [
     "Echo",
     "Discard",
     "Daytime",
     "Smtp(domains: [\"a.test\"])",
     "Pop",
+    "Http(root: \"/usr/share\")",
 ];
 
 static SESSIONS: LazyLock<Vec<Arc<dyn Module>>> = LazyLock::new(|| {

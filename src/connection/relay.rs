@@ -292,7 +292,13 @@ impl Relaying {
         if !self.registered
             && let Some(upstream) = &mut self.upstream
         {
-            upstream.source().register(registry, token, interest)?;
+            match upstream.source().register(registry, token, interest) {
+                // A session had it before.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    upstream.source().reregister(registry, token, interest)?;
+                }
+                other => other?,
+            }
             self.registered = true;
         }
         Ok(())

@@ -1,11 +1,13 @@
 #![forbid(unsafe_code)]
 //! The table of protocols. Adding one is a file and a line here.
 
+mod admin;
 mod daytime;
 mod discard;
 mod echo;
 mod exec;
 pub(crate) mod forward;
+mod http;
 mod pop;
 mod proxy;
 pub(crate) mod radius;
@@ -50,11 +52,13 @@ pub struct ModuleEntry {
 
 /// All protocols, by name.
 pub const TABLE: &[ModuleEntry] = &[
+    admin::ENTRY,
     daytime::ENTRY,
     discard::ENTRY,
     echo::ENTRY,
     exec::ENTRY,
     forward::ENTRY,
+    http::ENTRY,
     pop::ENTRY,
     proxy::ENTRY,
     radius::ENTRY,

@@ -173,7 +173,7 @@ impl Sample {
         let (counts, sum) = &self.waits;
         let bounds = Waits::BOUNDS.iter().map(Duration::as_secs_f64);
         let buckets: Vec<_> = bounds
-            .chain([f64::MAX])
+            .chain([f64::INFINITY])
             .zip(counts.iter().copied())
             .collect();
         let help = "How long turns waited for a worker";

@@ -70,7 +70,11 @@ fn main() -> std::io::Result<()> {
     let smtp = b"EHLO a\r\nMAIL FROM:<a@b> SIZE=9 BODY=8BITMIME\r\nRCPT TO:<a@a.test>\r\nDATA\r\nBDAT 3 LAST\r\nabcQUIT\r\n";
     let pop = b"CAPA\r\nUSER a\r\nPASS b\r\nAUTH PLAIN AGEAYg==\r\nSTLS\r\nQUIT\r\n";
     let inputs = inputs.chain([[&[3, 2], &smtp[..]].concat(), [&[4, 2], &pop[..]].concat()]);
-    write(&corpus.join("session"), "input", inputs)
+    write(&corpus.join("session"), "input", inputs)?;
+    let text = fs::read_to_string("tests/data/http/smuggling.txt")?;
+    let requests = text.lines().filter_map(|line| line.split_once(" GET"));
+    let requests = requests.map(|(_, rest)| [&[5, 6], &b"GET"[..], &unescape(rest)].concat());
+    write(&corpus.join("session"), "request", requests)
 }
 
 fn files(folder: &str) -> std::io::Result<Vec<PathBuf>> {

@@ -63,6 +63,17 @@ impl Foreign {
         Self::start(command, move |_| serves(port))
     }
 
+    /// A script of ours that listens on a port.
+    #[track_caller]
+    pub(crate) fn python(script: &Path, port: u16) -> Self {
+        let command = |_: &Path| {
+            let mut command = Command::new("python3");
+            command.arg(script).arg(port.to_string());
+            command
+        };
+        Self::start(command, move |_| serves(port))
+    }
+
     /// haproxy in TCP mode with these sections.
     #[track_caller]
     pub(crate) fn haproxy(sections: &str, port: u16) -> Self {

@@ -166,6 +166,16 @@ pub(crate) fn output_within(mut command: Command, input: &[u8], within: Duration
     }
 }
 
+/// What curl prints; its failure is the test's. Certificates are not looked at: they are of our own making.
+#[track_caller]
+pub(crate) fn curl(arguments: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    command
+        .args(["-sS", "-k", "--max-time", "20"])
+        .args(arguments);
+    exits(&output_of(command, b""), 0)
+}
+
 fn read_all(source: &mut impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     source.read_to_end(&mut bytes).unwrap();

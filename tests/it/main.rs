@@ -16,6 +16,9 @@
 //! | `tls.rs` | handshakes with openssl and gnutls, domains, client certificates, bad and silent openings |
 //! | `proxy_from.rs` | PROXY headers of proxies in front, haproxy among them |
 //! | `proxy.rs` | relays: to nginx and Unix sockets, half-closed, slow, in bulk, and with upstreams that die |
+//! | `admin.rs` | the Admin pages in Chromium, its API with curl, its metrics with Prometheus' parser |
+//! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
+//! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `radius.rs` | access and accounting with radclient and pyrad |
 //! | `snmp.rs` | net-snmp's tools in every version, and the MIB before smilint and snmptranslate |
@@ -40,6 +43,7 @@
 )]
 
 mod account;
+mod admin;
 mod bans;
 mod churn;
 mod cli;
@@ -51,6 +55,7 @@ mod exec;
 mod foreign;
 mod forward;
 mod harness;
+mod http;
 mod idle;
 mod ladder;
 mod live_sockets;
@@ -63,6 +68,7 @@ mod proxy;
 mod proxy_from;
 mod radius;
 mod reload;
+mod reverse_proxy;
 mod signals;
 mod smtp;
 mod snmp;
