@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::net::TcpStream;
 
 use super::census::Card;
+use super::core::{Core, Resident, SlotGuard};
 use super::listener::{TcpListener, TcpSocket};
 use super::parked::Signals;
 use super::preface::{Preface, Progress};
 use super::refusals::Refusals;
 use super::sockets;
 use super::warden::Warden;
-use super::workers::{Core, Resident, SlotGuard};
 use crate::admission::ladder::{self, Admitted, Cleared, Reason, Restriction};
 use crate::admission::rates::Rates;
 use crate::config::plan::{Network, TlsMode};
