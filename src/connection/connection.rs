@@ -44,7 +44,7 @@ pub(crate) struct Connection {
     admitted: Option<Admitted>,
     driver: Driver,
     transport: Transport,
-    peer: Box<Peer>,
+    peer: Arc<Peer>,
     listener: Arc<TcpListener>,
     acceptors: Arc<Acceptors>,
     stream: TcpStream,
@@ -88,7 +88,7 @@ impl Connection {
         admitted: Admitted,
         stream: TcpStream,
         slot: Option<SlotGuard>,
-        peer: Box<Peer>,
+        peer: Arc<Peer>,
         socket: &TcpSocket,
         now: Instant,
     ) -> Box<Self> {

@@ -286,7 +286,7 @@ impl Gate {
         let listener = &socket.listener;
         listener.counters.accept();
         let tls = socket.plan.tls;
-        let peer = Box::new(Peer {
+        let peer = Arc::new(Peer {
             remote,
             local,
             class: admitted.class(),
@@ -301,10 +301,7 @@ impl Gate {
         });
         listener.log(log::Level::Debug, format_args!("{remote} connected"));
         let card = Card {
-            listener: Arc::clone(&listener.name),
-            remote,
-            local,
-            class: peer.class,
+            peer: Arc::clone(&peer),
             since: now,
         };
         let slot = match slot {

@@ -46,11 +46,12 @@ impl Connection {
                 self.listener.counters.shaken(Handshake::Ok);
                 self.shaking = None;
                 self.readable = true;
-                self.peer.security = Security::Tls(Arc::new(facts));
+                let peer = Arc::make_mut(&mut self.peer);
+                peer.security = Security::Tls(Arc::new(facts));
+                peer.may_start_tls = false;
                 if let Some(slot) = &self.slot {
                     slot.facts.secured(&self.peer.security);
                 }
-                self.peer.may_start_tls = false;
                 if self.driver.is_open() {
                     self.tell(now, core, Driver::secured);
                 } else {
