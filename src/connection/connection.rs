@@ -4,6 +4,9 @@
 //! Data travels one way: the poll loop makes a [`Connection`] of an [`Admitted`], a worker runs its turn,
 //! and the [`Fate`] says where it goes next.
 
+mod handed_on;
+mod shaking;
+
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -12,25 +15,25 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::net::TcpStream;
 
 use super::driver::{Driver, Surroundings, Wait};
+use super::lingering::Lingering;
 use super::program::Running;
-use super::relay::{Client, Progress, RelayScratch, Relaying};
-use super::secure::{SecureScratch, Shaken};
+use super::relay::Relaying;
+use super::secure::SecureScratch;
 use super::transport::{Flushed, Got, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
 use crate::server::census::Phase;
-use crate::server::listener::{Handshake, TcpListener, TcpSocket};
+use crate::server::core::{Core, SlotGuard};
+use crate::server::listener::{TcpListener, TcpSocket};
 use crate::server::parked::{Key, Signals};
-use crate::server::workers::{Core, LingerGuard, Scratch, SlotGuard};
-use crate::session::{Outcome, Peer, Program, Relay, Security, Upstream, UpstreamStream, Work};
+use crate::server::workers::Scratch;
+use crate::session::{Outcome, Peer, Work};
 use crate::tls::Acceptors;
 
 /// Reads in one turn before a busy connection goes to the back of the queue.
 const READS_A_TURN: u32 = 16;
 /// Pieces of a long answer in one turn, likewise.
 const DRAINS_A_TURN: u32 = 4;
-/// Goings-on with a session's own socket in one turn, likewise.
-const FARS_A_TURN: u32 = 16;
 /// A reader that takes so much is not idle, however long the whole takes; one that takes less within the idle
 /// timeout (at a minute, 4 KiB a second) is cut off.
 const PROGRESS: u64 = 256 * 1024;
@@ -41,7 +44,7 @@ pub(crate) struct Connection {
     admitted: Option<Admitted>,
     driver: Driver,
     transport: Transport,
-    peer: Box<Peer>,
+    peer: Arc<Peer>,
     listener: Arc<TcpListener>,
     acceptors: Arc<Acceptors>,
     stream: TcpStream,
@@ -85,7 +88,7 @@ impl Connection {
         admitted: Admitted,
         stream: TcpStream,
         slot: Option<SlotGuard>,
-        peer: Box<Peer>,
+        peer: Arc<Peer>,
         socket: &TcpSocket,
         now: Instant,
     ) -> Box<Self> {
@@ -385,224 +388,6 @@ impl Connection {
         }
     }
 
-    fn begin_relay(&mut self, relay: Relay, now: Instant) -> Option<After> {
-        match Relaying::new(relay, &mut self.driver.input, self.hangup) {
-            Ok(relaying) => {
-                self.relay = Some(Box::new(relaying));
-                self.driver.restart_idle(now);
-                None
-            }
-            Err(error) => Some(self.broken(&error)),
-        }
-    }
-
-    /// Hands the connection to a program: the socket itself, unless something of ours is between.
-    fn begin_program(
-        &mut self,
-        program: &Program,
-        now: Instant,
-        core: &Arc<Core>,
-    ) -> Option<After> {
-        let bare = self.transport.is_clear() && self.driver.input.is_empty();
-        let started = if bare {
-            Running::on_socket(program, &self.stream, core).map(|running| (running, None))
-        } else {
-            Running::on_pair(program, core).map(|(running, pair)| (running, Some(pair)))
-        };
-        match started {
-            Ok((running, pair)) => {
-                self.program = Some(Box::new(running));
-                let stream = UpstreamStream::Unix(pair?);
-                let relay = Relay {
-                    upstream: Upstream::Connected(stream),
-                    ahead: Vec::new(),
-                };
-                self.begin_relay(relay, now)
-            }
-            Err(error) => {
-                let file = program.command.first().map(|file| file.display());
-                let file = file.map(|file| file.to_string()).unwrap_or_default();
-                self.listener
-                    .complain(format_args!("cannot run {file}: {error}"));
-                Some(After::Abort)
-            }
-        }
-    }
-
-    /// Looks after a program that has the socket to itself.
-    fn attend(&mut self, signals: Signals, core: &Arc<Core>) -> After {
-        let Connection {
-            program,
-            stream,
-            slot,
-            ..
-        } = self;
-        let Some(program) = program else {
-            return After::Abort;
-        };
-        if program.has_ended() {
-            // Ours again: the peer's last bytes are heard out without blocking.
-            let ours = socket2::SockRef::from(&*stream).set_nonblocking(true);
-            return ours.map_or(After::Abort, |()| After::Close);
-        }
-        // A peer that only finished sending may still want the answer. Of a reset the program may have heard
-        // first, and then no error is left for us, but no peer either.
-        let is_gone = |stream: &TcpStream| {
-            !matches!(stream.take_error(), Ok(None)) || stream.peer_addr().is_err()
-        };
-        if signals.has(Signals::HANGUP) && is_gone(stream) {
-            return After::Abort;
-        }
-        let key = slot.get_or_insert_with(|| core.reserve(None)).key();
-        let registered =
-            core.register_far(key, |registry, token| program.register(registry, token));
-        match registered {
-            Ok(()) => After::Park(PROGRAM, Instant::now() + LOOK_AT_PROGRAM),
-            Err(error) => self.broken(&error),
-        }
-    }
-
-    /// Goes on with the handshake; `None` when it is complete.
-    fn shake(&mut self, now: Instant, until: Instant, core: &Arc<Core>) -> Option<After> {
-        let Connection {
-            transport,
-            stream,
-            acceptors,
-            peer,
-            ..
-        } = self;
-        let local = peer.local.ip();
-        let mut refused = None;
-        let shaken = transport.shake(stream, &mut |server_name| match acceptors
-            .choose(server_name, local)
-        {
-            Ok((domain, config)) => Some((domain.to_owned(), Arc::clone(config))),
-            Err(error) => {
-                refused = Some(error);
-                None
-            }
-        });
-        match shaken {
-            Shaken::Waits { write } if now < until => {
-                return Some(After::Park(if write { WRITE } else { READ }, until));
-            }
-            Shaken::Waits { .. } => self.listener.counters.shaken(Handshake::Timeout),
-            Shaken::Done(facts) => {
-                self.listener.counters.shaken(Handshake::Ok);
-                self.shaking = None;
-                self.readable = true;
-                self.peer.security = Security::Tls(Arc::new(facts));
-                if let Some(slot) = &self.slot {
-                    slot.facts.secured(&self.peer.security);
-                }
-                self.peer.may_start_tls = false;
-                if self.driver.is_open() {
-                    self.tell(now, core, Driver::secured);
-                } else {
-                    self.driver.open(self.listener.module.open(&self.peer), now);
-                }
-                return None;
-            }
-            Shaken::Failed(error) => match refused {
-                Some(refused) => {
-                    self.listener.counters.shaken(Handshake::NoCertificate);
-                    self.listener
-                        .complain(format_args!("listener {}: {refused}", self.listener.name));
-                }
-                None => {
-                    self.listener.counters.shaken(Handshake::Failed);
-                    self.listener.log(
-                        log::Level::Debug,
-                        format_args!("{}: {error}", self.peer.remote),
-                    );
-                }
-            },
-        }
-        Some(After::Gone)
-    }
-
-    /// Carries bytes to and from the upstream; `None` when there is none and the session goes on.
-    fn carry(
-        &mut self,
-        now: Instant,
-        scratch: &mut RelayScratch,
-        core: &Arc<Core>,
-    ) -> Option<After> {
-        let Connection {
-            relay,
-            stream,
-            transport,
-            driver,
-            expects,
-            ..
-        } = self;
-        let relaying = relay.as_mut()?;
-        let mut moved = 0;
-        let mut client = Client {
-            stream,
-            transport,
-            output: &mut driver.output,
-        };
-        let progress = relaying.run(now, &mut client, scratch, &mut moved);
-        *expects = relaying.expects();
-        if moved > 0 {
-            driver.restart_idle(now);
-        }
-        match progress {
-            Ok(Progress::Wait(wants, until)) => {
-                if driver.is_idle(now) {
-                    return Some(After::Abort);
-                }
-                let deadline = driver.deadline();
-                let until = until.map_or(deadline, |until| until.min(deadline));
-                Some(After::Park(wants, until))
-            }
-            Ok(Progress::Again) => Some(After::Yield),
-            Ok(Progress::Unreachable) => {
-                self.relay = None;
-                self.tell(now, core, Driver::unreachable);
-                None
-            }
-            Ok(Progress::Finished) => {
-                if relaying.has_client_ended() {
-                    driver.finish(false);
-                }
-                Some(After::Close)
-            }
-            Ok(Progress::Cut) => Some(After::Cut),
-            Err(error) => Some(self.broken(&error)),
-        }
-    }
-
-    /// Gives the session its own socket back when that may go on; else rests.
-    fn await_far(&mut self, flushed: Flushed, now: Instant, core: &Arc<Core>) -> Option<After> {
-        // A peer that only finished sending may still want the answer.
-        if self.hangup && !matches!(self.stream.take_error(), Ok(None)) {
-            return Some(After::Abort);
-        }
-        let Wait::Far(far) = &mut self.driver.wait else {
-            return None;
-        };
-        let Some(mut socket) = far.take() else {
-            return Some(After::Abort);
-        };
-        if std::mem::take(&mut self.far_ready) || self.driver.deadline() <= now {
-            self.tell(now, core, |driver, around| driver.far(socket, around));
-            return None;
-        }
-        let key = self.slot.get_or_insert_with(|| core.reserve(None)).key();
-        let registered = core.register_far(key, |registry, token| socket.register(registry, token));
-        self.driver.wait = Wait::Far(Some(socket));
-        if let Err(error) = registered {
-            return Some(self.broken(&error));
-        }
-        let mut wants = FAR.and(Signals::HANGUP).and(Signals::DUE);
-        if flushed == Flushed::Blocked {
-            wants = wants.and(Signals::WRITABLE);
-        }
-        Some(After::Park(wants, self.driver.deadline()))
-    }
-
     /// Gives the driver what surrounds its session.
     fn tell<R>(
         &mut self,
@@ -657,13 +442,7 @@ impl Connection {
         if stream.shutdown(Shutdown::Write).is_err() {
             return Fate::Closed;
         }
-        Fate::Linger(Lingering {
-            stream,
-            slot,
-            _count: count,
-            heard: 0,
-            until: Instant::now() + Lingering::TIME,
-        })
+        Fate::Linger(Lingering::new(stream, slot, count))
     }
 }
 
@@ -678,73 +457,15 @@ enum After {
     Gone,
 }
 
-const READ: Signals = Signals::READABLE
-    .and(Signals::HANGUP)
-    .and(Signals::WOKEN)
-    .and(Signals::DUE)
-    .and(Signals::SHUTDOWN);
-/// The end of the program, or of its peer.
-const PROGRAM: Signals = Signals::FAR_READABLE.and(Signals::HANGUP).and(Signals::DUE);
-/// How often a program is looked at though nothing was heard of it.
-const LOOK_AT_PROGRAM: Duration = Duration::from_secs(3600);
 /// What may come of a session's own socket.
 const FAR: Signals = Signals::FAR_READABLE
     .and(Signals::FAR_WRITABLE)
     .and(Signals::FAR_HANGUP);
+/// Goings-on with a session's own socket in one turn, likewise.
+const FARS_A_TURN: u32 = 16;
+pub(super) const READ: Signals = Signals::READABLE
+    .and(Signals::HANGUP)
+    .and(Signals::WOKEN)
+    .and(Signals::DUE)
+    .and(Signals::SHUTDOWN);
 const WRITE: Signals = Signals::WRITABLE.and(Signals::HANGUP).and(Signals::DUE);
-
-/// A socket whose slot is free and whose sending side is closed; its last bytes are thrown away until the
-/// peer closes, too.
-pub(crate) struct Lingering {
-    stream: TcpStream,
-    slot: Option<SlotGuard>,
-    _count: LingerGuard,
-    heard: usize,
-    until: Instant,
-}
-
-impl Lingering {
-    /// Long enough for a peer to read our last words and close.
-    const TIME: Duration = Duration::from_secs(2);
-    /// A peer that sends more than this after our close is cut off.
-    const MOST: usize = 1 << 20;
-
-    /// The socket and the slot, for registration with the poll.
-    pub(crate) fn parts(&mut self) -> (&mut TcpStream, &mut Option<SlotGuard>) {
-        (&mut self.stream, &mut self.slot)
-    }
-
-    /// Throws away what came. Back when there may be more, until its time is up.
-    pub(crate) fn turn(
-        mut self,
-        signals: Signals,
-        scratch: &mut Scratch,
-    ) -> Option<(Self, Signals, Instant)> {
-        use std::io::Read as _;
-        let over = Signals::DUE.and(Signals::SHUTDOWN).and(Signals::CUT);
-        if signals.has(over) {
-            return None;
-        }
-        if scratch.input.is_empty() {
-            scratch.input.resize(16 * 1024, 0);
-        }
-        let kept = loop {
-            match self.stream.read(&mut scratch.input) {
-                Ok(0) => break None,
-                Ok(count) => {
-                    self.heard += count;
-                    if self.heard > Self::MOST {
-                        break None;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Some(()),
-                Err(_) => break None,
-            }
-        };
-        kept.map(|()| {
-            let until = self.until;
-            (self, READ, until)
-        })
-    }
-}

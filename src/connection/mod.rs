@@ -3,6 +3,7 @@
 pub(crate) mod driver;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod lingering;
 mod program;
 pub(crate) mod proxy_header;
 pub(crate) mod relay;
@@ -15,5 +16,6 @@ pub(crate) mod transport;
 )]
 pub(crate) mod connection;
 
-pub(crate) use connection::{Connection, Fate, Lingering};
+pub(crate) use connection::{Connection, Fate};
+pub(crate) use lingering::Lingering;
 pub(crate) use relay::RelayScratch;

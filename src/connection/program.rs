@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::server::workers::Core;
+use crate::server::core::Core;
 use crate::session::Program;
 
 /// A program under way. Dropped, it is told to end, and killed when it does not.

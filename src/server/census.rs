@@ -18,7 +18,7 @@ use crate::admission::ladder::{self, Reason};
 use crate::admission::limits::Limits;
 use crate::config::plan::{ListenerPlan, Protocol, SocketPlan};
 use crate::control::request::{ConnectionRow, Disconnected, WouldRefuse};
-use crate::session::{Class, Security};
+use crate::session::{Peer, Security};
 
 /// How long a caller waits for connections that it has cut.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,10 +28,8 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Who a connection is.
 #[derive(Debug, Clone)]
 pub(crate) struct Card {
-    pub(crate) listener: Arc<str>,
-    pub(crate) remote: SocketAddr,
-    pub(crate) local: SocketAddr,
-    pub(crate) class: Class,
+    /// Shared with the connection until its handshake, which changes what it knows of its peer.
+    pub(crate) peer: Arc<Peer>,
     pub(crate) since: Instant,
 }
 
@@ -117,10 +115,10 @@ impl Facts {
             |counter: &AtomicU64| (!is(Phase::Program)).then(|| counter.load(Ordering::Relaxed));
         ConnectionRow {
             id: name(key),
-            listener: card.listener.to_string(),
-            address: card.remote,
-            local: card.local,
-            class: card.class.name().to_owned(),
+            listener: card.peer.listener.to_string(),
+            address: card.peer.remote,
+            local: card.peer.local,
+            class: card.peer.class.name().to_owned(),
             age: now.saturating_duration_since(card.since).as_secs(),
             received: counted(&self.received),
             sent: counted(&self.sent),
@@ -175,7 +173,9 @@ impl Shared {
 
     /// Cuts all connections of a network.
     pub(super) fn disconnect_all(&self, net: IpNet) -> Disconnected {
-        let cut = self.core.cut(|_, card| net.contains(&card.remote.ip()));
+        let cut = self
+            .core
+            .cut(|_, card| net.contains(&card.peer.remote.ip()));
         self.see_off(&cut)
     }
 
@@ -215,14 +215,14 @@ impl Shared {
             admitted: Vec::new(),
             now: SystemTime::now(),
         };
-        let known = |card: &Card| old.listener(&card.listener).is_some();
+        let known = |card: &Card| old.listener(&card.peer.listener).is_some();
         let refused = cards.into_iter().filter_map(|(key, card)| {
             // A listener that is gone already has nothing to say about those it left.
             let reason = known(&card).then(|| trial.refusal(&card)).flatten()?;
             Some(WouldRefuse {
                 id: name(key),
-                listener: card.listener.to_string(),
-                address: card.remote.ip(),
+                listener: card.peer.listener.to_string(),
+                address: card.peer.remote.ip(),
                 reason: reason.to_owned(),
             })
         });
@@ -242,13 +242,13 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     fn refusal(&mut self, card: &Card) -> Option<&'static str> {
-        let Some((plan, socket)) = socket_of(self.plans, card.local) else {
+        let Some((plan, socket)) = socket_of(self.plans, card.peer.local) else {
             return Some("no_socket");
         };
         let Protocol::Tcp(tcp) = &plan.protocol else {
             return Some("no_socket");
         };
-        let address: IpAddr = card.remote.ip();
+        let address: IpAddr = card.peer.remote.ip();
         let (network, restriction) = (&self.next.network, &socket.restriction);
         let cleared = match ladder::clear(address, network, self.bans, restriction, self.now) {
             Ok(cleared) => cleared,

@@ -8,11 +8,11 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::core::Core;
 use super::descriptors;
 use super::exchanges;
 use super::listener::UdpListener;
 use super::udp_io;
-use super::workers::Core;
 use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Route};
 use crate::session::{Class, Datagram, Lane};
 

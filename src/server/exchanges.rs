@@ -12,9 +12,9 @@ use mio::net::UdpSocket;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 
+use super::core::{Core, Resident, SlotGuard};
 use super::datagrams::UdpSockets;
 use super::parked::Signals;
-use super::workers::{Core, Resident, SlotGuard};
 use crate::session::Waker;
 use crate::session::datagram::{
     Exchange, ExchangeContext, ExchangeEvent, ExchangeHandle, ExchangeNext, Mailbox, Outbox, Route,

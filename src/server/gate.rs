@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::net::TcpStream;
 
 use super::census::Card;
+use super::core::{Core, Resident, SlotGuard};
 use super::listener::{TcpListener, TcpSocket};
 use super::parked::Signals;
 use super::preface::{Preface, Progress};
 use super::refusals::Refusals;
 use super::sockets;
 use super::warden::Warden;
-use super::workers::{Core, Resident, SlotGuard};
 use crate::admission::ladder::{self, Admitted, Cleared, Reason, Restriction};
 use crate::admission::rates::Rates;
 use crate::config::plan::{Network, TlsMode};
@@ -286,7 +286,7 @@ impl Gate {
         let listener = &socket.listener;
         listener.counters.accept();
         let tls = socket.plan.tls;
-        let peer = Box::new(Peer {
+        let peer = Arc::new(Peer {
             remote,
             local,
             class: admitted.class(),
@@ -301,10 +301,7 @@ impl Gate {
         });
         listener.log(log::Level::Debug, format_args!("{remote} connected"));
         let card = Card {
-            listener: Arc::clone(&listener.name),
-            remote,
-            local,
-            class: peer.class,
+            peer: Arc::clone(&peer),
             since: now,
         };
         let slot = match slot {

@@ -4,6 +4,7 @@
 mod baton;
 pub(crate) mod census;
 mod commands;
+pub(crate) mod core;
 pub(crate) mod datagrams;
 mod descriptors;
 mod differences;
@@ -51,6 +52,7 @@ use signal_hook_mio::v1_0::Signals as SignalSource;
 pub use sockets::StartError;
 
 use self::baton::Baton;
+use self::core::Core;
 use self::gate::Gate;
 use self::poll_loop::PollLoop;
 use self::prepare::Workshop;
@@ -58,7 +60,7 @@ use self::reload::{Changes, Order};
 use self::state::{RunningKind, State};
 use self::status::{Status, WorkerStatus};
 use self::warden::{Keeper, Warden};
-use self::workers::{Core, Workers};
+use self::workers::Workers;
 use crate::admission::limits::Limits;
 use crate::config::plan::Plan;
 use crate::control::request::Reloaded;

@@ -13,6 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Poll, Token};
 use socket2::SockRef;
 
+use super::core::{self, Core, Resident};
 use super::datagrams::{Batch, MOST_BATCHES, UdpPort, UdpSockets};
 use super::gate::Gate;
 use super::listener::{TcpSocket, UdpListener};
@@ -20,7 +21,6 @@ use super::parked::Signals;
 use super::sockets;
 use super::swap::{Retired, Swap};
 use super::udp_io;
-use super::workers::{self, Core, Resident};
 use crate::admission::ladder::Restriction;
 
 /// Connections accepted from one socket before the others get their share.
@@ -210,7 +210,7 @@ impl PollLoop {
             Err(error) => return Err(error),
         }
         for event in &*events {
-            match workers::key(event.token()) {
+            match core::key(event.token()) {
                 Some((key, far)) => {
                     let woken = self.core.parked.signal(key, signals(event, far));
                     self.dispatch(woken);

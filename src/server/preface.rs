@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use mio::Interest;
 
+use super::core::Core;
 use super::gate::Newcomer;
 use super::listener::TcpListener;
 use super::parked::Signals;
-use super::workers::Core;
 use crate::connection::proxy_header::{self, LONGEST, Parsed};
 
 /// Headers awaited at once per listener, over its channels; a proxy in trouble cannot take all descriptors.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use socket2::SockRef;
 
+use super::core::Core;
 use super::datagrams::{UdpPort, UdpSockets};
 use super::listener::{TcpListener, TcpSocket, UdpListener};
 use super::poll_loop::Kind;
@@ -19,7 +20,6 @@ use super::sockets::{self, StartError};
 use super::state::{Handle, OpenSocket, Place, Running, RunningKind, State};
 use super::swap::Swap;
 use super::warden::Warden;
-use super::workers::Core;
 use crate::admission::limits::{LimitSettings, Limits};
 use crate::admission::rates::Rates;
 use crate::config::plan::{ListenerPlan, Protocol, SocketPlan};
