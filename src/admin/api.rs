@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::views::{self, json_error};
 use super::{Asked, Office, Visit};
+use crate::admission::bans;
 use crate::control::{self, Request};
 use crate::http::Response;
 
@@ -89,7 +90,10 @@ impl Office {
             Ok(request) => request,
             Err(error) => return json_error(400, &error.to_string()),
         };
-        let response = self.carry_out(&request);
+        let response = match shuts_out(&request, visit.remote) {
+            Some(why) => json_error(409, &why),
+            None => self.carry_out(&request),
+        };
         visit.audit(&format!("{} ({})", told(&request), response.status));
         response
     }
@@ -106,6 +110,22 @@ impl Office {
             Err(error) => json_error(500, &error.to_string()),
         }
     }
+}
+
+/// Why a ban is not carried out: it would be of those who ask for it, who could not take it back from where they
+/// are.
+pub(super) fn shuts_out(request: &Request, remote: IpAddr) -> Option<String> {
+    let Request::Ban { address, .. } = request else {
+        return None;
+    };
+    let address = address.trim();
+    let own = match (crate::config::address(address), remote) {
+        // Of an IPv6 address the prefix is banned, most often this one.
+        (Ok(IpAddr::V6(own)), IpAddr::V6(remote)) => (own.to_bits() ^ remote.to_bits()) >> 64 == 0,
+        (Ok(own), remote) => own == remote,
+        (Err(_), _) => bans::canonical(address.parse().ok()?).contains(&remote),
+    };
+    own.then(|| format!("{address} would shut you out yourself: you come from {remote}"))
 }
 
 /// A change in a line for the log; long texts are cut.

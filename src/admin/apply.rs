@@ -54,6 +54,11 @@ impl Office {
                 &[why],
             );
         }
+        if form.is_cut {
+            // Rows beyond the cut would be taken for removed.
+            let why = "Nothing was changed. Edit the file, or use the API.".to_owned();
+            return views::sorry(visit, 413, "This form has too many fields", &[why]);
+        }
         match path {
             ["logout"] => {
                 self.sessions.lock().leave(&visit.session);
@@ -86,7 +91,10 @@ impl Office {
 
     /// Has a change carried out, with its line in the log.
     fn carry<T: DeserializeOwned>(&self, visit: &Visit, request: &Request) -> Result<T, Refused> {
-        let answer = self.ask(request);
+        let answer = match api::shuts_out(request, visit.remote) {
+            Some(why) => Err(Refused::Error(why)),
+            None => self.ask(request),
+        };
         let end = if answer.is_ok() { "done" } else { "refused" };
         visit.audit(&format!("{} ({end})", api::told(request)));
         answer
@@ -120,10 +128,11 @@ impl Office {
     }
 
     fn edit_list(&self, visit: &Visit, which: List, form: &Form) -> Response {
-        let text = form.get("text");
+        let (text, version) = (form.get("text"), form.get("version"));
         let request = Request::EditList {
             which,
             text: text.clone(),
+            version: version.clone(),
         };
         match self.carry::<Changed>(visit, &request) {
             Ok(changed) => {
@@ -131,7 +140,14 @@ impl Office {
                 visit.session.note(changed.notices);
                 Response::redirect(303, &format!("/lists/{}", which.name()))
             }
-            Err(refused) => self.list(visit, which, Some(TypedList { text, refused })),
+            Err(refused) => {
+                let typed = TypedList {
+                    text,
+                    version,
+                    refused,
+                };
+                self.list(visit, which, Some(typed))
+            }
         }
     }
 

@@ -1,19 +1,37 @@
 #![forbid(unsafe_code)]
 //! What a form sent (application/x-www-form-urlencoded).
 
+use std::collections::HashMap;
+
 use crate::control::request::{LimitsForm, Row};
 
-/// The most fields of a form that are looked at: 200 rows of sockets with all their fields.
-const MOST_FIELDS: usize = 2000;
+/// The most fields of a form: 1000 rows of sockets, as many as a listener may have, with all their fields.
+const MOST_FIELDS: usize = 8100;
 
-/// Names and values in their order.
+/// Names and values.
 #[derive(Debug, Default)]
-pub(super) struct Form(Vec<(String, String)>);
+pub(super) struct Form {
+    /// In their order.
+    fields: Vec<(String, String)>,
+    /// Where the first of each name stands.
+    first: HashMap<String, usize>,
+    /// There were more: the rest of them is not known.
+    pub(super) is_cut: bool,
+}
 
 impl Form {
     pub(super) fn parse(body: &[u8]) -> Form {
-        let fields = form_urlencoded::parse(body).into_owned();
-        Form(fields.take(MOST_FIELDS).collect())
+        let mut all = form_urlencoded::parse(body).into_owned();
+        let fields: Vec<(String, String)> = all.by_ref().take(MOST_FIELDS).collect();
+        let mut first = HashMap::with_capacity(fields.len());
+        for (at, (name, _)) in fields.iter().enumerate() {
+            first.entry(name.clone()).or_insert(at);
+        }
+        Form {
+            fields,
+            first,
+            is_cut: all.next().is_some(),
+        }
     }
 
     /// The first value of a name; empty when there is none. Lines end with LF: browsers send CRLF.
@@ -23,21 +41,20 @@ impl Form {
 
     /// The first value of a name as it was sent.
     pub(super) fn raw(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value.as_str())
+        let at = *self.first.get(name)?;
+        self.fields.get(at).map(|(_, value)| value.as_str())
     }
 
+    /// Absent where the form has no such field; one that was emptied is empty, and takes its key away.
     fn optional(&self, name: &str) -> Option<String> {
-        let value = self.get(name);
-        (!value.trim().is_empty()).then_some(value)
+        self.raw(name)?;
+        Some(self.get(name))
     }
 
     /// The rows of the table of sockets: fields `port-0`, `address-0` and so on.
     pub(super) fn rows(&self) -> Vec<Row> {
         let numbers = self
-            .0
+            .fields
             .iter()
             .filter_map(|(name, _)| name.strip_prefix("port-"));
         numbers
@@ -69,7 +86,7 @@ impl Form {
 
 #[cfg(test)]
 mod tests {
-    use super::Form;
+    use super::{Form, MOST_FIELDS};
 
     #[test]
     fn rows_are_put_together_by_their_number() {
@@ -85,6 +102,14 @@ mod tests {
         assert_eq!((rows[1].index, &*rows[2].port), (None, "7"));
         assert_eq!(form.limits().unwrap().channels, "5");
         assert_eq!(Form::parse(b"").limits(), None);
-        assert_eq!(Form::parse(&b"port-1=1&".repeat(5000)).rows().len(), 2000);
+        assert!(!form.is_cut);
+    }
+
+    #[test]
+    fn a_form_that_was_cut_says_so() {
+        let whole = Form::parse(&b"port-1=1&".repeat(MOST_FIELDS));
+        assert_eq!((whole.rows().len(), whole.is_cut), (MOST_FIELDS, false));
+        let cut = Form::parse(&b"port-1=1&".repeat(MOST_FIELDS + 1));
+        assert_eq!((cut.rows().len(), cut.is_cut), (MOST_FIELDS, true));
     }
 }

@@ -428,7 +428,8 @@ fn a_form_becomes_one_request_and_its_faults_stand_beside_what_was_typed() {
     assert_eq!(sockets[0].list, "10.0.0.0/8 ; us\n");
     assert_eq!(
         (sockets[0].index, &sockets[0].proxy_from, sockets[1].index),
-        (Some(0), &None, None)
+        (Some(0), &Some(String::new()), None),
+        "what was emptied is to go"
     );
     assert_eq!(limits.as_ref().unwrap().channels, "5");
 }
@@ -577,6 +578,21 @@ fn the_api_takes_what_it_knows_and_says_what_is_wrong() {
 }
 
 #[test]
+fn nobody_bans_the_address_they_come_from() {
+    let desk = Desk::new();
+    let (cookie, token) = desk.log_in();
+    let fields = format!("Cookie: {cookie}\r\nX-CSRF-Token: {token}\r\n");
+    let own = desk.peer.remote.ip();
+    for address in [own.to_string(), format!("{own}/32"), "0.0.0.0/0".to_owned()] {
+        let body = format!("{{\"address\":\"{address}\"}}");
+        assert_eq!(desk.post("/api/ban", &fields, &body).0, 409, "{address}");
+        let body = format!("csrf={token}&address={address}");
+        assert_eq!(desk.post("/bans", &fields, &body).0, 422, "{address}");
+    }
+    assert_eq!(desk.changes(), []);
+}
+
+#[test]
 fn bodies_have_their_limits() {
     let desk = Desk::new();
     let (cookie, token) = desk.log_in();
@@ -588,7 +604,8 @@ fn bodies_have_their_limits() {
     assert_eq!(length("/bans", &cookie, (4 << 20) + 1), 413);
     let body = format!("csrf={token}&{}", "port-1=1&".repeat(100_000));
     let (status, _) = desk.post("/listeners/echo", &format!("Cookie: {cookie}\r\n"), &body);
-    assert_eq!(status, 422);
+    assert_eq!(status, 413);
+    assert_eq!(desk.changes(), [], "rows that were cut off are not removed");
     assert_eq!(desk.ask("DELETE / HTTP/1.1\r\nHost: a\r\n\r\n").0, 405);
 }
 

@@ -28,6 +28,7 @@ pub(super) fn plan(
     text: Text<'_>,
     listeners: Vec<Text<'_>>,
     link: &Link,
+    edited: Option<&Path>,
     errors: &mut Vec<ConfigError>,
 ) -> Option<Plan> {
     let server: Option<raw::Server<'_>> = text.read(text.text, errors);
@@ -70,6 +71,8 @@ pub(super) fn plan(
         };
         checked.extend(listener.listener());
     }
+    // The first come stays: a conflict is the fault of the file that is being edited.
+    claims.sort_by_key(|claim| Some(claim.file()) == edited);
     sockets::conflicts(&claims, errors);
     // Whoever else holds them is a module that asks for passwords.
     if accounts.is_empty() && Arc::strong_count(&accounts) > 1 {

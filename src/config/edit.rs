@@ -122,6 +122,7 @@ pub(crate) fn lists(file: &Path, content: &str) -> Result<Lists, String> {
         denied: list(network.denied).unwrap_or_default(),
         blacklist: list(network.blacklist).unwrap_or_default(),
         cluster: list(network.cluster).unwrap_or_default(),
+        version: format!("{:016x}", super::version(content)),
     };
     match errors.first() {
         None => Ok(lists),

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Keys of a RON file, each read by itself, so that every wrong one is reported with its place.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::ConfigError;
+use super::literal::Walk;
 use crate::admission::address_list::{AddressList, Source};
 
 /// The reader's settings: what makes a RON file pleasant to write.
@@ -160,8 +162,9 @@ impl<'a> Text<'a> {
     /// The address list in a string; its errors name their own lines.
     pub(crate) fn list(&self, raw: &'a str, errors: &mut Vec<ConfigError>) -> Option<AddressList> {
         let text: String = self.read(raw, errors)?;
-        let start = self.offset(raw);
-        let position = |offset: usize| position_of(self.text, start + literal_offset(raw, offset));
+        let start = position_of(self.text, self.offset(raw));
+        let walk = RefCell::new(Walk::of(raw, start));
+        let position = |offset: usize| walk.borrow_mut().to(offset);
         let source = Source {
             file: self.file,
             text: &text,
@@ -246,39 +249,12 @@ fn position_of(text: &str, offset: usize) -> (u32, u32) {
     )
 }
 
-/// Where a byte of a string's value stands in its literal: through escapes, and in raw strings.
-fn literal_offset(raw: &str, wanted: usize) -> usize {
-    if raw.starts_with('r') {
-        return raw.find('"').map_or(0, |quote| quote + 1) + wanted;
-    }
-    let mut decoded = 0;
-    let mut chars = raw.char_indices().skip(1).peekable();
-    while let Some((at, character)) = chars.next() {
-        if decoded >= wanted {
-            return at;
-        }
-        decoded += character.len_utf8();
-        if character == '\\' {
-            match chars.next() {
-                Some((_, 'x')) => drop((chars.next(), chars.next())),
-                Some((_, 'u')) => while chars.next_if(|(_, c)| *c != '}').is_some() {},
-                _ => {}
-            }
-        }
-    }
-    raw.len()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{literal_offset, position_of, position_to_offset, trim};
+    use super::{position_of, position_to_offset, trim};
 
     #[test]
-    fn places_in_strings_are_found_through_escapes() {
-        assert_eq!(literal_offset(r#""a\nb""#, 0), 1);
-        assert_eq!(literal_offset(r#""a\nb""#, 2), 4);
-        assert_eq!(literal_offset("r#\"a\nb\"#", 2), 5);
-        assert_eq!(literal_offset(r#""\x41b""#, 1), 5);
+    fn places_in_texts_are_lines_and_columns() {
         assert_eq!(position_to_offset("ab\ncd", 2, 2), 4);
         let text = "ab\ncdé+f";
         let plus = text.find('+').unwrap();

@@ -6,6 +6,7 @@ mod check;
 pub(crate) mod domains;
 pub(crate) mod edit;
 pub mod field;
+mod literal;
 pub mod plan;
 mod raw;
 mod scan;
@@ -107,7 +108,8 @@ pub(crate) fn load_edited(
                 .iter()
                 .map(|(path, text)| Text::new(path, text))
                 .collect();
-            check::plan(Text::new(file, &text), listeners, link, &mut errors)
+            let edited = edited.map(|(path, _)| path);
+            check::plan(Text::new(file, &text), listeners, link, edited, &mut errors)
         }
         Err(error) => {
             errors.push(unreadable(file, &error));
@@ -160,7 +162,7 @@ pub(crate) fn load_texts(server: &str, listener: &str) -> Result<Plan, Vec<Confi
     let mut errors = Vec::new();
     let server = Text::new(Path::new("nowhere/portreeve.ron"), server);
     let listener = Text::new(Path::new("nowhere/listeners/fuzz.ron"), listener);
-    match check::plan(server, vec![listener], &Link::default(), &mut errors) {
+    match check::plan(server, vec![listener], &Link::default(), None, &mut errors) {
         Some(plan) if errors.is_empty() => Ok(plan),
         _ => Err(errors),
     }

@@ -2,6 +2,7 @@
 //! Rows of `sockets: [..]`, and which of them conflict.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::ConfigError;
@@ -19,6 +20,13 @@ pub(super) struct Claim {
     port: u16,
     address: Option<IpAddr>,
     place: ConfigError,
+}
+
+impl Claim {
+    /// The file that has the socket.
+    pub(super) fn file(&self) -> &Path {
+        &self.place.file
+    }
 }
 
 impl<'a> Check<'a, '_> {

@@ -110,3 +110,40 @@ fn unpack(text: &str, home: &Path) {
         }
     }
 }
+
+/// A directory with two listeners, `b` with these sockets.
+fn two_listeners(network: &str, b: &str) -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("listeners")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(home.path().join(name), text).unwrap();
+    write("portreeve.ron", &format!("(network: ({network}))"));
+    write("listeners/a.ron", "Tcp(module: Echo, sockets: [])");
+    write(
+        "listeners/b.ron",
+        &format!("Tcp(module: Echo, sockets: [{b}])"),
+    );
+    home
+}
+
+#[test]
+fn a_conflict_is_the_fault_of_the_file_that_is_edited() {
+    let home = two_listeners("", "(port: 7999)");
+    let server = home.path().join("portreeve.ron");
+    let edited = home.path().join("listeners/a.ron");
+    let text = "Tcp(module: Echo, sockets: [(port: 7999)])";
+    let link = crate::control::Link::default();
+    let errors = super::load_edited(&server, &link, Some((&edited, text))).unwrap_err();
+    let files: Vec<&Path> = errors.iter().map(|error| &*error.file).collect();
+    assert_eq!(files, [edited], "{errors:?}");
+}
+
+#[test]
+fn a_long_list_in_a_file_is_walked_through_once() {
+    let line = |number: u32| format!("{} ; x\n", std::net::Ipv4Addr::from(number << 1));
+    let list: String = (0..200_000).map(line).collect();
+    let home = two_listeners(&format!("denied: \"\n{list}\""), "");
+    let begun = std::time::Instant::now();
+    load(&home.path().join("portreeve.ron")).unwrap();
+    // With a walk for each entry it took minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30));
+}

@@ -93,6 +93,10 @@ pub enum Request {
         which: List,
         /// The whole list, comments included.
         text: String,
+        /// [`Lists::version`] as it was when the list was shown: a file that somebody else has changed
+        /// meanwhile is left alone. Empty takes the file as it is.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        version: String,
     },
     /// Why an address is admitted or refused. The answer is an [`Explained`].
     Explain {
@@ -361,6 +365,9 @@ pub struct Lists {
     pub blacklist: String,
     /// Our own other servers.
     pub cluster: String,
+    /// Names this state of the file, for [`Request::EditList`].
+    #[serde(default)]
+    pub version: String,
 }
 
 /// The answer to [`Request::Explain`].

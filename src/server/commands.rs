@@ -51,7 +51,11 @@ impl Commands for Shared {
                 limits,
             } => changed(self.edit_listener(name, version, sockets.clone(), limits.as_ref())),
             Request::Lists => changed(self.lists()),
-            Request::EditList { which, text } => changed(self.edit_list(*which, text)),
+            Request::EditList {
+                which,
+                text,
+                version,
+            } => changed(self.edit_list(*which, text, version)),
             Request::Explain {
                 listener,
                 address,

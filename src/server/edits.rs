@@ -178,10 +178,18 @@ impl Shared {
     }
 
     /// One server-wide list.
-    pub(super) fn edit_list(&self, which: List, list: &str) -> Result<Changed, Refused> {
+    pub(super) fn edit_list(
+        &self,
+        which: List,
+        list: &str,
+        version: &str,
+    ) -> Result<Changed, Refused> {
         let mut changes = self.changes.lock();
         let text = self.own_text()?;
         let old = edit::lists(&self.file, &text).map_err(Refused::because)?;
+        if !version.is_empty() && version != old.version {
+            return Err(meanwhile(&self.file));
+        }
         let source = Source::file(&self.file, list);
         if let Err(errors) = AddressList::parse(&source) {
             let fault = |error| Fault {

@@ -300,6 +300,12 @@ fn a_server_wide_list_is_put_into_file_and_force_or_its_faults_are_named() {
     assert_eq!(lists["ok"]["denied"], "127.0.0.66 ; \"him\"\n127.0.0.67");
     assert_says(&daemon.conf().read("portreeve.ron"), &["// server"]);
     exits(&daemon.portreeve(&["check"]), 0);
+    // Somebody who still looks at the list of before that changes nothing.
+    let version = lists["ok"]["version"].clone();
+    let late = json!({"command": "edit_list", "which": "denied", "text": "", "version": version});
+    ask("blacklist", "192.0.2.1");
+    assert_says(&daemon.conf().ask(&late).to_string(), &["meanwhile"]);
+    refused("127.0.0.66", port);
     ask("denied", "");
     admitted("127.0.0.66", port);
 }

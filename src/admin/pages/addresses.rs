@@ -17,6 +17,7 @@ use crate::server::status::Status;
 /// A list that was not taken, and why not.
 pub(in crate::admin) struct TypedList {
     pub(in crate::admin) text: String,
+    pub(in crate::admin) version: String,
     pub(in crate::admin) refused: Refused,
 }
 
@@ -51,10 +52,13 @@ impl Office {
         typed: Option<TypedList>,
     ) -> Response {
         let status = if typed.is_some() { 422 } else { 200 };
-        let (text, lines) = match typed {
-            Some(typed) => (typed.text, typed.refused.lines()),
+        let (text, version, lines) = match typed {
+            Some(typed) => (typed.text, typed.version, typed.refused.lines()),
             None => match self.ask::<Lists>(&Request::Lists) {
-                Ok(lists) => (pick(lists, which), Vec::new()),
+                Ok(mut lists) => {
+                    let version = std::mem::take(&mut lists.version);
+                    (pick(lists, which), version, Vec::new())
+                }
                 Err(refused) => {
                     return sorry(visit, 503, "The lists are not to be had", &refused.lines());
                 }
@@ -69,6 +73,7 @@ impl Office {
             }
             form class="card" method="post" action={ "/lists/" (which.name()) } {
                 (csrf(visit))
+                input type="hidden" name="version" value=(version);
                 h2 { (title(which)) }
                 p { (about(which)) }
                 (complaints(&lines))
