@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use mio::Interest;
 use mio::net::TcpStream;
 
-use super::engine::{Handle, Step, Work};
+use super::engine::{Handle, OneOff};
 use super::options::Load;
 use super::sources::Sources;
 
@@ -44,6 +44,32 @@ impl Connects {
             buffer: vec![0; payload.len().max(64)],
             payload,
         }
+    }
+}
+
+impl Open {
+    /// The payload is far smaller than a fresh socket's buffer: it goes whole or not yet.
+    fn send(&mut self, payload: &[u8]) -> io::Result<()> {
+        if self.sent || payload.is_empty() {
+            self.sent = true;
+            return Ok(());
+        }
+        match self.stream.write(payload) {
+            Ok(_) => self.sent = true,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::NotConnected
+                ) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl OneOff for Connects {
+    fn count(&self) -> usize {
+        self.slots.len()
     }
 
     /// On loopback the connection is mostly there when `connect` returns, so the first bytes can go with no
@@ -91,54 +117,8 @@ impl Connects {
             }
         }
     }
-}
 
-impl Open {
-    /// The payload is far smaller than a fresh socket's buffer: it goes whole or not yet.
-    fn send(&mut self, payload: &[u8]) -> io::Result<()> {
-        if self.sent || payload.is_empty() {
-            self.sent = true;
-            return Ok(());
-        }
-        match self.stream.write(payload) {
-            Ok(_) => self.sent = true,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::NotConnected
-                ) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-}
-
-impl Work for Connects {
-    fn slots(&self) -> usize {
-        self.slots.len()
-    }
-
-    fn begin(&mut self, slot: usize, poll: &Handle<'_>) -> Step {
-        match self.open(slot, poll) {
-            Ok(()) => Step::Waiting,
-            Err(error) => {
-                self.slots[slot] = None;
-                Step::Failed(error)
-            }
-        }
-    }
-
-    fn ready(&mut self, slot: usize) -> Step {
-        let step = match self.go_on(slot) {
-            Ok(false) => return Step::Waiting,
-            Ok(true) => Step::Done,
-            Err(error) => Step::Failed(error),
-        };
-        self.slots[slot] = None;
-        step
-    }
-
-    fn abandon(&mut self, slot: usize) {
+    fn forget(&mut self, slot: usize) {
         self.slots[slot] = None;
     }
 }

@@ -51,6 +51,54 @@ pub(super) trait Work {
     }
 }
 
+/// Work whose connections live for one operation each.
+pub(super) trait OneOff {
+    /// Operations at once.
+    fn count(&self) -> usize;
+    /// Opens a slot's connection.
+    ///
+    /// # Errors
+    /// The socket's or the poll's.
+    fn open(&mut self, slot: usize, poll: &Handle<'_>) -> io::Result<()>;
+    /// Goes on as far as the socket lets it; true when the operation is complete.
+    ///
+    /// # Errors
+    /// The socket's, or the peer did something else.
+    fn go_on(&mut self, slot: usize) -> io::Result<bool>;
+    /// Drops a slot's connection.
+    fn forget(&mut self, slot: usize);
+}
+
+impl<O: OneOff> Work for O {
+    fn slots(&self) -> usize {
+        self.count()
+    }
+
+    fn begin(&mut self, slot: usize, poll: &Handle<'_>) -> Step {
+        match self.open(slot, poll) {
+            Ok(()) => Step::Waiting,
+            Err(error) => {
+                self.forget(slot);
+                Step::Failed(error)
+            }
+        }
+    }
+
+    fn ready(&mut self, slot: usize) -> Step {
+        let step = match self.go_on(slot) {
+            Ok(false) => return Step::Waiting,
+            Ok(true) => Step::Done,
+            Err(error) => Step::Failed(error),
+        };
+        self.forget(slot);
+        step
+    }
+
+    fn abandon(&mut self, slot: usize) {
+        self.forget(slot);
+    }
+}
+
 /// Where the sockets of a lane are registered.
 pub(super) struct Handle<'a> {
     registry: &'a Registry,

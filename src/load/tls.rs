@@ -22,7 +22,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::engine::{Handle, Step, Work};
+use super::engine::{Handle, OneOff};
 use super::options::Load;
 use super::sources::Sources;
 
@@ -66,6 +66,32 @@ impl Handshakes {
     /// Full handshakes and resumed ones.
     pub(super) fn kinds(&self) -> (u64, u64) {
         (self.full, self.resumed)
+    }
+}
+
+impl Open {
+    fn flush(&mut self) -> io::Result<()> {
+        while self.session.wants_write() {
+            match self.session.write_tls(&mut self.stream) {
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::NotConnected
+                    ) =>
+                {
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OneOff for Handshakes {
+    fn count(&self) -> usize {
+        self.slots.len()
     }
 
     fn open(&mut self, slot: usize, poll: &Handle<'_>) -> io::Result<()> {
@@ -116,54 +142,8 @@ impl Handshakes {
             }
         }
     }
-}
 
-impl Open {
-    fn flush(&mut self) -> io::Result<()> {
-        while self.session.wants_write() {
-            match self.session.write_tls(&mut self.stream) {
-                Ok(_) => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::NotConnected
-                    ) =>
-                {
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Work for Handshakes {
-    fn slots(&self) -> usize {
-        self.slots.len()
-    }
-
-    fn begin(&mut self, slot: usize, poll: &Handle<'_>) -> Step {
-        match self.open(slot, poll) {
-            Ok(()) => Step::Waiting,
-            Err(error) => {
-                self.slots[slot] = None;
-                Step::Failed(error)
-            }
-        }
-    }
-
-    fn ready(&mut self, slot: usize) -> Step {
-        let step = match self.go_on(slot) {
-            Ok(false) => return Step::Waiting,
-            Ok(true) => Step::Done,
-            Err(error) => Step::Failed(error),
-        };
-        self.slots[slot] = None;
-        step
-    }
-
-    fn abandon(&mut self, slot: usize) {
+    fn forget(&mut self, slot: usize) {
         self.slots[slot] = None;
     }
 }
