@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{Common, DONE, FAILED, USAGE};
+use super::{Common, DONE, FAILED, USAGE, complain};
 use crate::accounts::{self, Change, EditError};
 use crate::config;
 
@@ -73,11 +73,6 @@ pub(super) fn account(options: &Options) -> Result<ExitCode, ExitCode> {
             Err(ExitCode::from(FAILED))
         }
     }
-}
-
-fn complain(errors: Vec<config::ConfigError>) -> ExitCode {
-    errors.iter().for_each(|error| eprintln!("{error}"));
-    ExitCode::from(USAGE)
 }
 
 fn unfit(message: impl std::fmt::Display) -> ExitCode {

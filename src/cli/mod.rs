@@ -80,6 +80,27 @@ impl Common {
         self.config.clone().unwrap_or_else(config::default_file)
     }
 
+    /// Becomes whom the configuration wants, where this is root: what this user cannot read is found out at
+    /// once, and as little as possible runs as root.
+    fn give_root_up(&self, to_run: bool) -> Result<(), ExitCode> {
+        if !to_run && !nix::unistd::Uid::effective().is_root() {
+            return Ok(());
+        }
+        let file = self.file();
+        let Some(run_as) = config::run_as(&file).map_err(complain)? else {
+            return Ok(());
+        };
+        if to_run {
+            let state_dir = config::state_dir(&file).map_err(complain)?;
+            run_as
+                .make_state_dir(&state_dir)
+                .map_err(|error| fail(format!("{}: {error}", state_dir.display())))?;
+        }
+        run_as
+            .assume()
+            .map_err(|error| fail(format!("run_as: {error}")))
+    }
+
     /// The configuration; what is wrong with it goes to standard error.
     fn load(&self) -> Result<Plan, ExitCode> {
         self.load_for(&Link::default())
@@ -87,12 +108,7 @@ impl Common {
 
     /// The same; its modules get the link.
     fn load_for(&self, link: &Link) -> Result<Plan, ExitCode> {
-        config::load_for(&self.file(), link).map_err(|errors| {
-            for error in errors {
-                eprintln!("{error}");
-            }
-            ExitCode::from(USAGE)
-        })
+        config::load_for(&self.file(), link).map_err(complain)
     }
 }
 
@@ -123,6 +139,12 @@ pub fn main() -> ExitCode {
         Command::Socket(options) => live::socket(&options),
     };
     result.unwrap_or_else(|code| code)
+}
+
+/// Says what is wrong with the configuration.
+fn complain(errors: Vec<config::ConfigError>) -> ExitCode {
+    errors.iter().for_each(|error| eprintln!("{error}"));
+    ExitCode::from(USAGE)
 }
 
 /// Says what went wrong.

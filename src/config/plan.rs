@@ -12,6 +12,8 @@ use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
 use crate::admission::rates::RateSettings;
 use crate::control::Link;
+use crate::privileges::RunAs;
+use crate::sandbox::{Need, Switches};
 use crate::session::{DatagramModule, Module};
 use crate::tls::{ClientAuthority, Domains};
 
@@ -34,6 +36,13 @@ pub struct Plan {
     pub drain: Duration,
     /// Bans for misdeeds that modules report; `None` makes none.
     pub auto_ban: Option<AutoBan>,
+    /// Whom the daemon runs as; `None` is whoever started it. [`portreeve run`](crate::cli) sees to it, no
+    /// server does.
+    pub run_as: Option<RunAs>,
+    /// What the process may still do when it serves; put in force by [`sandbox::enter`](crate::sandbox::enter).
+    pub sandbox: Switches,
+    /// What the files ask for beside sockets.
+    pub(crate) needs: Vec<Need>,
     /// Listeners by name, in the order of their names.
     pub listeners: Vec<ListenerPlan>,
     /// Remarks that are no errors, as `FILE:LINE:COLUMN: message`.
@@ -51,6 +60,9 @@ impl Default for Plan {
             domains: Arc::default(),
             drain: Duration::from_secs(10),
             auto_ban: None,
+            run_as: None,
+            sandbox: Switches::default(),
+            needs: Vec::new(),
             listeners: Vec::new(),
             notices: Vec::new(),
         }

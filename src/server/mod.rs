@@ -65,6 +65,9 @@ use crate::admission::limits::Limits;
 use crate::config::plan::Plan;
 use crate::control::request::Reloaded;
 use crate::control::{Commands, Link};
+use crate::privileges::RunAs;
+use crate::sandbox::Switches;
+use crate::service;
 use crate::tls;
 
 /// How often certificates' ends are looked at.
@@ -96,6 +99,9 @@ struct Shared {
     warden: Arc<Warden>,
     workers: usize,
     state_dir: PathBuf,
+    /// As they were at the start, which they stay.
+    run_as: Option<RunAs>,
+    sandbox: Switches,
     /// The file that a reload reads; empty for a server that a program built.
     file: PathBuf,
     link: Link,
@@ -145,6 +151,8 @@ impl Server {
             warden,
             workers: workers.count(),
             state_dir: plan.state_dir.clone(),
+            run_as: plan.run_as.clone(),
+            sandbox: plan.sandbox,
             file: plan.file.clone(),
             link: plan.link.clone(),
             state: ArcSwap::default(),
@@ -294,6 +302,7 @@ impl Shared {
         let state = self.state.load();
         let drain = humantime::format_duration(state.drain);
         log::info!("draining, for at most {drain}");
+        service::stopping();
         poll_loop.close();
         self.core.draining.store(true, Ordering::Release);
         // Each slot that becomes free wakes the poll: the last one ends the run.

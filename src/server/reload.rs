@@ -20,6 +20,7 @@ use crate::config::plan::Plan;
 use crate::config::{self, ConfigError};
 use crate::control::request::Reloaded;
 use crate::control::{Fault, Response};
+use crate::service;
 use crate::session::Lane;
 
 /// Errors of one change that are logged; the caller gets all.
@@ -129,8 +130,10 @@ impl Shared {
         let weak = Arc::downgrade(shared);
         let reload = move || {
             if let Some(shared) = weak.upgrade() {
+                service::reloading();
                 shared.hangup.store(false, Ordering::Release);
                 let _ = shared.reload(false);
+                service::ready();
             }
         };
         shared.core.datagram_work(Lane::Wait, Box::new(reload));
@@ -187,7 +190,11 @@ impl Shared {
         let mut kept = Vec::new();
         match scope {
             Scope::All => {
-                reloaded.needs_restart = self.needs_restart(plan.workers, &plan.state_dir)
+                reloaded.needs_restart = self.needs_restart(plan.workers, &plan.state_dir);
+                let same = (&plan.run_as, plan.sandbox) == (&self.run_as, self.sandbox);
+                reloaded
+                    .needs_restart
+                    .extend((!same).then(|| "run_as or sandbox".to_owned()));
             }
             Scope::Listener(name) => {
                 plans.retain(|plan| *plan.name == **name);
