@@ -27,6 +27,8 @@ mod files;
 pub mod fuzzing;
 mod http;
 pub mod mail;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod modules;
 pub mod privileges;
 pub mod sandbox;

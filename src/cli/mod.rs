@@ -42,7 +42,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run in the foreground; SIGHUP reloads, SIGTERM drains and ends, twice stops at once
-    Run(Common),
+    Run(run::Options),
     /// Check the configuration and print the table of sockets
     Check(Common),
     /// Tell why an address is admitted or refused: each rung and the list line that decides
@@ -87,8 +87,14 @@ impl Common {
             return Ok(());
         }
         let file = self.file();
-        let Some(run_as) = config::run_as(&file).map_err(complain)? else {
-            return Ok(());
+        let run_as = match config::run_as(&file) {
+            Ok(Some(run_as)) => run_as,
+            Ok(None) => return Ok(()),
+            // All that is wrong is told at once.
+            Err(errors) => {
+                self.load()?;
+                return Err(complain(errors));
+            }
         };
         if to_run {
             let state_dir = config::state_dir(&file).map_err(complain)?;
@@ -112,6 +118,12 @@ impl Common {
     }
 }
 
+/// The command line as clap knows it.
+#[cfg(feature = "manual")]
+pub(crate) fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -125,7 +137,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Run(common) => run::run(&common),
+        Command::Run(options) => run::run(&options),
         Command::Check(common) => check::check(&common),
         Command::Explain(options) => explain::explain(&options),
         Command::Account(options) => account::account(&options),

@@ -2,9 +2,11 @@
 //! `portreeve run`.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::Args;
 use nix::unistd::Uid;
 
 use super::{Common, DONE, fail};
@@ -14,13 +16,26 @@ use crate::sandbox;
 use crate::server::Server;
 use crate::service;
 
-pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
+#[derive(Args)]
+pub(super) struct Options {
+    /// Write the process's number there once it serves; the file goes when it ends
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn run(options: &Options) -> Result<ExitCode, ExitCode> {
+    let common = &options.common;
     // Whoever started us may have left descriptors open; programs of ours are not to get them.
     close_fds::set_fds_cloexec(3, &[]);
     privileges::forbid_core_dumps().map_err(fail)?;
     common.give_root_up(true)?;
     let link = Link::default();
-    let plan = common.load_for(&link)?;
+    let mut plan = common.load_for(&link)?;
+    if let Some(file) = &options.pid_file {
+        plan = plan.writing_beside(file);
+    }
     start_log();
     service::find();
     for notice in &plan.notices {
@@ -46,10 +61,36 @@ pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
     link.bind(Arc::downgrade(&commands));
     let control = control.serve(commands).map_err(fail)?;
     log::info!("portreeve {} is up", env!("CARGO_PKG_VERSION"));
+    let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose();
+    let pid_file = pid_file.map_err(fail)?;
     service::ready();
     server.run().map_err(fail)?;
     drop(control);
+    drop(pid_file);
     Ok(ExitCode::from(DONE))
+}
+
+/// A file that names this process.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> Result<Self, String> {
+        let said = |error| format!("{}: {error}", path.display());
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, format!("{}\n", std::process::id())).map_err(said)?;
+        std::fs::rename(&fresh, path).map_err(said)?;
+        Ok(PidFile(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // A successor may have written its own.
+        let ours = format!("{}\n", std::process::id());
+        if std::fs::read_to_string(&self.0).is_ok_and(|text| text == ours) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
 }
 
 /// One line an event: time, level, listener, text. RUST_LOG overrides what the listeners' levels let

@@ -3,7 +3,7 @@
 //! The rest of the program sees nothing else of the configuration.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use crate::admission::address_list::AddressList;
 use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
 use crate::admission::rates::RateSettings;
+use crate::config::ConfigError;
 use crate::control::Link;
 use crate::privileges::RunAs;
-use crate::sandbox::{Need, Switches};
+use crate::sandbox::{Need, Switches, What};
 use crate::session::{DatagramModule, Module};
 use crate::tls::{ClientAuthority, Domains};
 
@@ -74,6 +75,23 @@ impl Plan {
     #[must_use]
     pub fn listen(mut self, listener: ListenerPlan) -> Self {
         self.listeners.push(listener);
+        self
+    }
+}
+
+impl Plan {
+    /// The same, and the sandbox lets a file be made where `file` is.
+    pub(crate) fn writing_beside(mut self, file: &Path) -> Self {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        self.needs.push(Need {
+            what: What::Writable(Path::new(".").join(folder)),
+            place: ConfigError {
+                file: file.to_owned(),
+                line: 1,
+                column: 1,
+                message: String::new(),
+            },
+        });
         self
     }
 }
