@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setresgid, setresuid};
+use parking_lot::Mutex;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities,
@@ -37,6 +38,21 @@ impl RunAs {
     /// # Errors
     /// In words: this system knows no such user or group, or it is root.
     pub fn find(user: &str, group: Option<&str>) -> Result<RunAs, String> {
+        // Asked again by each reload, when /etc/passwd may be out of reach; to become somebody else takes a restart.
+        static KNOWN: Mutex<Vec<(String, Option<String>, RunAs)>> = Mutex::new(Vec::new());
+        let mut known = KNOWN.lock();
+        let same = known
+            .iter()
+            .find(|one| one.0 == user && one.1.as_deref() == group);
+        if let Some((.., run_as)) = same {
+            return Ok(run_as.clone());
+        }
+        let run_as = Self::look_up(user, group)?;
+        known.push((user.to_owned(), group.map(str::to_owned), run_as.clone()));
+        Ok(run_as)
+    }
+
+    fn look_up(user: &str, group: Option<&str>) -> Result<RunAs, String> {
         let found = User::from_name(user).map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("this system has no user {user}"))?;
         let gid = match group {
