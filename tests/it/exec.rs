@@ -317,10 +317,24 @@ fn a_program_in_the_sandbox_finds_neither_files_nor_servers_that_are_not_configu
     let daemon = Daemon::start(conf.listener("exec", &text));
     let heard = hear(connect_from("127.0.0.1", port), "");
     assert!(!heard.contains("not for you"), "{heard}");
-    assert_says(&heard, &["cat:", "Permission denied", "Operation not permitted", "end"]);
+    assert_says(
+        &heard,
+        &[
+            "cat:",
+            "Permission denied",
+            "Operation not permitted",
+            "end",
+        ],
+    );
     assert_eq!(std::fs::read_to_string(&secret).unwrap(), "not for you\n");
-    assert!(heard.matches("not permitted").count() >= 2, "connect and unshare: {heard}");
-    assert_says(&daemon.log(), &["sandbox: landlock (ABI", "seccomp refuses", "no outgoing"]);
+    assert!(
+        heard.matches("not permitted").count() >= 2,
+        "connect and unshare: {heard}"
+    );
+    assert_says(
+        &daemon.log(),
+        &["sandbox: landlock (ABI", "seccomp refuses", "no outgoing"],
+    );
     // The same without a sandbox, which is what a listener with programs has unless it is asked for.
     let port = free_port();
     let text = format!(
