@@ -30,10 +30,11 @@ pub mod mail;
 #[cfg(feature = "manual")]
 pub mod manual;
 pub mod modules;
+mod moment;
 pub mod privileges;
 pub mod sandbox;
 pub mod server;
-pub(crate) mod service;
+mod service;
 pub mod session;
 pub mod tls;
 pub mod upstream;
