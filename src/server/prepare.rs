@@ -273,7 +273,14 @@ impl Site<'_> {
                     .filter(|one| same && one.module.keeps_state())
                 {
                     Some(before) => Arc::clone(&before.module),
-                    None => udp.module,
+                    None => {
+                        // One of another kind has no use for it.
+                        let memory = before.as_ref().and_then(|one| one.module.memory());
+                        if let Some(memory) = memory {
+                            udp.module.remember(memory);
+                        }
+                        udp.module
+                    }
                 };
                 let rates = match &before {
                     Some(before) if *before.rates.settings() == udp.rates => {

@@ -21,7 +21,7 @@
 //! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
 //! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
-//! | `radius.rs` | access and accounting with radclient and pyrad |
+//! | `radius.rs` | access and accounting with radclient and pyrad, and behind FreeRADIUS |
 //! | `snmp.rs` | net-snmp's tools in every version, and the MIB before smilint and snmptranslate |
 //! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
 //! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
