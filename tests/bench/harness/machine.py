@@ -25,6 +25,8 @@ def facts():
             "HAProxy": _package("haproxy"),
             "stunnel": _package("stunnel4"),
             "xinetd": _package("xinetd"),
+            "net-snmp": _package("snmpd"),
+            "FreeRADIUS": _package("freeradius"),
             "OpenSSL": _said("openssl", "version").split()[1],
             "gcc": _said("gcc", "-dumpfullversion"),
             "rustc": _said("rustc", "--version").split()[1],
