@@ -364,7 +364,7 @@ mod tests {
     /// What the kernel does with a program and a datagram of that sender: whether it is kept.
     fn keeps(program: &[Instruction], sender: IpAddr) -> bool {
         assert!(program.len() <= MOST, "{} instructions", program.len());
-        let mut header = vec![0; 40];
+        let mut header = [0; 40];
         match sender {
             IpAddr::V4(address) => {
                 header[0] = 0x45;
