@@ -16,6 +16,8 @@ use crate::session::{Abuse, Class, Context, Event, Input, Next, Outcome, Session
 const COMMAND_LIMIT: usize = 2048;
 /// Errors before a session is closed.
 const MOST_ERRORS: u32 = 20;
+/// Commands without a login: five attempts at one, each with CAPA and STLS before it, are far fewer.
+const MOST_BEFORE_LOGIN: u32 = 100;
 
 /// Where a session is.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ pub(super) struct Conversation {
     pub(super) mailbox: Option<Mailbox>,
     pub(super) failures: Failures,
     errors: u32,
+    /// Commands while nobody was logged in.
+    before_login: u32,
     pub(super) closing: bool,
 }
 
@@ -92,6 +96,7 @@ impl Conversation {
             mailbox: None,
             failures: Failures::default(),
             errors: 0,
+            before_login: 0,
             closing: false,
         }
     }
@@ -152,6 +157,13 @@ impl Conversation {
     }
 
     fn command(&mut self, line: &[u8], cx: &mut Context<'_>) -> Option<Next> {
+        // Whoever never logs in must not keep a connection for ever by asking.
+        self.before_login += u32::from(self.mailbox.is_none());
+        if self.before_login > MOST_BEFORE_LOGIN {
+            say("-ERR too many commands without a login", cx);
+            cx.report(Abuse::Protocol);
+            return Some(Next::Close);
+        }
         let (verb, rest) = split_command(line);
         match verb.as_str() {
             "CAPA" => return self.capa(cx),
