@@ -172,7 +172,7 @@ fn fetch(input: &[u8], piece: usize) -> Seen {
         "{said}"
     );
     let left = inbox.messages().expect("a mailbox");
-    let deleted = said.matches("\r\n+OK deleted at QUIT\r\n").count();
+    let deleted = said.matches("+OK deleted at QUIT\r\n").count();
     let quit = said.ends_with("+OK goodbye\r\n");
     assert!(
         left.len() == 3 || quit && left.len() + deleted >= 3,

@@ -51,6 +51,10 @@ impl Head {
         let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
             return Err("its answer is not HTTP/1.1");
         };
+        // RFC 9110, 15: below 100 there are none, and written anew it would have fewer than three digits.
+        if status < 100 {
+            return Err("its answer has no valid status");
+        }
         let all = |name: &str| {
             let fields = parsed
                 .headers
@@ -210,6 +214,7 @@ mod tests {
         };
         assert_eq!(of_head("7"), b"Content-Length: 7\r\n");
         assert_eq!(of_head("7, 8"), b"");
+        assert!(Head::read(b"HTTP/1.1 099 no\r\n\r\n", false).is_err());
         assert!(Head::read(b"SSH-2.0-x\r\n", false).is_err());
         assert!(
             Head::read(
