@@ -2,7 +2,10 @@
 
 import resource
 
+import mail
+import web
 from runs import Case, load
+from section import Section, timed
 from servers import (
     Certificate, RUN, bare, cheap_hash, freeradius, haproxy, nginx, ours, ports, snmpd, stunnel, xinetd, LOAD_CORE
 )
@@ -14,19 +17,6 @@ ECHO_UDP = 'Udp(module: Echo, sockets: [(port: PORT, address: "127.0.0.1")])'
 LISTED = "127.32.0.0"
 LISTED_ALL = "127.32.0.0/11"
 MILLION = 1_000_000
-
-
-class Section:
-    """`cases` takes the settings and answers the cases; `targets` are (words, case, others, metric, at most), where
-    the best of the others is what the case is set against. Without others the figure itself is meant."""
-
-    def __init__(self, name, title, about, cases, targets=(), most_rounds=None, plot="bars", x_label=None):
-        self.name, self.title, self.about, self.cases = name, title, about, cases
-        self.targets, self.most_rounds, self.plot, self.x_label = targets, most_rounds, plot, x_label
-
-
-def timed(options, *more):
-    return ["--time", options.time, "--warmup", "200ms", *more]
 
 
 def backend():
@@ -169,8 +159,13 @@ def radius(options):
     """Fewer under way than ours lets wait for the verification of their passwords."""
     text = 'Udp(module: Radius(clients: [(from: "127.0.0.0/8", secret: "testing123")]), sockets: [(port: PORT, address: "127.0.0.1")])'
     hashed = cheap_hash("arctangent")
-    accounts = f'{{"nemo": (password: "{hashed}", secret: "arctangent")}}'
-    server = ours({"radius": text}, workers=options.workers, udp=True, accounts=accounts)
+
+    def account(conf):
+        file = conf.parent / "accounts.ron"
+        file.write_text(f'{{"nemo": (password: "{hashed}", secret: "arctangent")}}')
+        file.chmod(0o600)
+
+    server = ours({"radius": text}, workers=options.workers, udp=True, prepare=account)
     known = {"pap": f"nemo Crypt-Password := '{hashed}'", "chap": 'nemo Cleartext-Password := "arctangent"'}
     cases = []
     for kind, user in known.items():
@@ -341,4 +336,6 @@ SECTIONS = [
         "lists", "Cost of a refusal by the length of the list", "Single addresses; connections come from all of them.", lists,
         [], plot="lines", x_label="entries",
     ),
+    *web.SECTIONS,
+    *mail.SECTIONS,
 ]
