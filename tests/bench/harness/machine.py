@@ -25,6 +25,8 @@ def facts():
             "HAProxy": _package("haproxy"),
             "stunnel": _package("stunnel4"),
             "xinetd": _package("xinetd"),
+            "net-snmp": _package("snmpd"),
+            "FreeRADIUS": _package("freeradius"),
             "Postfix": _package("postfix"),
             "Dovecot": _package("dovecot-imapd"),
             "wrk": _package("wrk"),

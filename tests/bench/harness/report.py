@@ -55,7 +55,9 @@ def rounds(result, measured):
 def head(measured):
     """The machine, the versions and the rules, of the newest result."""
     facts = newest(measured)
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    # Those of peers that only other results have, too.
+    found = {name: version for _, result in measured for name, version in result["machine"]["versions"].items()}
+    versions = ", ".join(f"{name} {version}" for name, version in {**found, **facts["versions"]}.items())
     dropped = sum(case["dropped"] for _, result in measured for case in result["cases"])
     count = sum(len(case["runs"]) for _, result in measured for case in result["cases"])
     marked = sum(bool(run.get("marked")) for _, result in measured for case in result["cases"] for run in case["runs"])

@@ -6,7 +6,9 @@ import mail
 import web
 from runs import Case, load
 from section import Section, timed
-from servers import Certificate, RUN, bare, haproxy, nginx, ours, ports, stunnel, xinetd, LOAD_CORE
+from servers import (
+    Certificate, RUN, bare, cheap_hash, freeradius, haproxy, nginx, ours, ports, snmpd, stunnel, xinetd, LOAD_CORE
+)
 
 ECHO = 'Tcp(module: Echo, channels: 20000, sockets: [(port: PORT, address: "127.0.0.1")])'
 ECHO_TLS = 'Tcp(module: Echo, channels: 20000, sockets: [(port: PORT, address: "127.0.0.1", tls: On)])'
@@ -143,6 +145,35 @@ def udp(options):
     ]
 
 
+def asking(options, what, window=16):
+    return ["udp", *timed(options, "--connections", 8, "--window", window, "--speaks", what)]
+
+
+def snmp(options):
+    text = 'Udp(module: Snmp(communities: ["public"]), sockets: [(port: PORT, address: "127.0.0.1")])'
+    words = asking(options, "snmp")
+    return [Case(server.name, server, words) for server in (ours({"snmp": text}, workers=options.workers, udp=True), snmpd())]
+
+
+def radius(options):
+    """Fewer under way than ours lets wait for the verification of their passwords."""
+    text = 'Udp(module: Radius(clients: [(from: "127.0.0.0/8", secret: "testing123")]), sockets: [(port: PORT, address: "127.0.0.1")])'
+    hashed = cheap_hash("arctangent")
+
+    def account(conf):
+        file = conf.parent / "accounts.ron"
+        file.write_text(f'{{"nemo": (password: "{hashed}", secret: "arctangent")}}')
+        file.chmod(0o600)
+
+    server = ours({"radius": text}, workers=options.workers, udp=True, prepare=account)
+    known = {"pap": f"nemo Crypt-Password := '{hashed}'", "chap": 'nemo Cleartext-Password := "arctangent"'}
+    cases = []
+    for kind, user in known.items():
+        words = asking(options, f"radius-{kind}", window=2)
+        cases += [Case(f"{one.name}, {kind.upper()}", one, words) for one in (server, freeradius(user))]
+    return cases
+
+
 def idle(options):
     """Each run has a fresh server, that has served before, so that what it needs once is not counted."""
     certificate, behind = Certificate(), backend()
@@ -265,7 +296,18 @@ SECTIONS = [
     ),
     Section(
         "udp", "UDP echo of 64 bytes", "8 sockets with 16 datagrams under way each: more than that can overflow a socket's default buffer. nginx answers with a fixed text.", udp,
-        [("of bare recvmmsg", "portreeve", ["bare C recvmmsg"], "cpu", 1.15)],
+        [("of bare recvmmsg", "portreeve", ["bare C recvmmsg"], "cpu", 1.15),
+         ("of nginx, return", "portreeve", ["nginx, return"], "cpu", 1.0)],
+    ),
+    Section(
+        "snmp", "SNMP GET", "GET of sysUpTime.0, version 2c; 8 sockets with 16 requests under way each.", snmp,
+        [("of net-snmp's snmpd", "portreeve", ["net-snmp snmpd"], "cpu", 0.33)],
+    ),
+    Section(
+        "radius", "RADIUS Access-Request", "With Message-Authenticator; 8 sockets with 2 requests under way each. PAP against "
+        "crypt(3) of SHA-256 with 1,000 rounds, the cheapest that both have; CHAP against a clear secret.", radius,
+        [("PAP, of FreeRADIUS", "portreeve, PAP", ["FreeRADIUS, PAP"], "cpu", 1.0),
+         ("CHAP, of FreeRADIUS", "portreeve, CHAP", ["FreeRADIUS, CHAP"], "cpu", 1.0)],
     ),
     Section(
         "idle", "Memory of an idle connection",

@@ -193,6 +193,42 @@ def xinetd(program, name="xinetd"):
     return Server(name, ["/usr/sbin/xinetd", "-dontfork", "-f", path / "xinetd.conf", "-filelog", "/dev/null"], port)
 
 
+def snmpd(name="net-snmp snmpd"):
+    """net-snmp's agent with one community, and without the modules that Debian leaves out, too."""
+    port = ports()
+    path = home(name, port)
+    (path / "snmpd.conf").write_text(f"rocommunity public\npersistentDir {path}\n")
+    command = ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", path / "snmpd.conf", "-I", "-smux,mteTrigger,mteTriggerConf",
+               "-p", path / "pid", f"udp:127.0.0.1:{port}"]
+    return Server(name, command, port, udp=True)
+
+
+def freeradius(user, name="FreeRADIUS"):
+    """FreeRADIUS that knows one user, by a line of its `users` file, with the modules that PAP and CHAP take."""
+    port = ports()
+    path = home(name, port)
+    (path / "users").write_text(user + "\n")
+    (path / "radiusd.conf").write_text(
+        f"prefix = /usr\nname = radiusd\nlogdir = {path}\nrun_dir = {path}\nlibdir = /usr/lib/freeradius\n"
+        f"pidfile = {path}/pid\nproxy_requests = no\nmax_requests = 65536\nhostname_lookups = no\n"
+        f"log {{\n destination = stdout\n auth = no\n}}\nsecurity {{\n allow_core_dumps = no\n}}\n"
+        "client localhost {\n ipaddr = 127.0.0.0/8\n secret = testing123\n require_message_authenticator = yes\n}\n"
+        "thread pool {\n}\n"
+        f"modules {{\n files {{\n  usersfile = {path}/users\n }}\n pap {{\n }}\n chap {{\n }}\n}}\n"
+        f"server default {{\n listen {{\n  type = auth\n  ipaddr = 127.0.0.1\n  port = {port}\n }}\n"
+        " authorize {\n  files\n  chap\n  pap\n }\n"
+        " authenticate {\n  Auth-Type PAP {\n   pap\n  }\n  Auth-Type CHAP {\n   chap\n  }\n }\n}\n"
+    )
+    command = ["/usr/sbin/freeradius", "-f", "-l", "stdout", "-D", "/usr/share/freeradius", "-d", path]
+    return Server(name, command, port, udp=True)
+
+
+def cheap_hash(password):
+    """crypt(3) with SHA-256 and the fewest rounds there are."""
+    command = ["openssl", "passwd", "-5", "-salt", "rounds=1000$portreeve", password]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 class Certificate:
     """One P-256 key and its certificate, for all servers."""
 
