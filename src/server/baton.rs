@@ -25,6 +25,9 @@ use super::udp_io::Receiver;
 /// How long a worker waits at the poll for the next event before it goes to sleep. Longer than the kernel's tick:
 /// a sleep that would end before it sets the timer anew and back again, which cost 3 us a sleep.
 const LINGER: Duration = Duration::from_millis(20);
+/// How long the poll thread turns away from events that gave nobody anything to do: newcomers that were refused.
+/// Each would wake it otherwise. News of connections that a worker has in hand it leaves for [`LOOK`] to the worker.
+const CHATTER: Duration = Duration::from_micros(300);
 /// How often the poll thread looks after workers that keep up.
 const LOOK_SELDOM: Duration = Duration::from_millis(5);
 
@@ -63,6 +66,8 @@ pub(crate) struct Poller {
     signalled: AtomicBool,
     /// The poll thread sleeps in the poll, and nobody looks after the workers.
     resting: AtomicBool,
+    /// The poll thread heard nothing but chatter last.
+    chatter: AtomicBool,
     /// Turns of the poll that workers took.
     turns: AtomicU64,
 }
@@ -107,12 +112,18 @@ impl Poller {
         };
         let turned = baton.turn(receiver, until, |token| self.heed(token));
         self.resting.store(false, Ordering::SeqCst);
+        let chatter = !baton.events.is_empty() && queue.len() == 0;
+        self.chatter.store(chatter, Ordering::Relaxed);
         turned.map(|()| baton)
     }
 
     /// Waits until the poll thread is needed: workers do the polling as long as they keep up.
     pub(crate) fn attend<T>(&self, queue: &Queue<T>, until: Instant) {
         if queue.len() == 0 {
+            if self.chatter.load(Ordering::Relaxed) && !self.summoned.load(Ordering::SeqCst) {
+                let keeps_up = queue.wants_watching();
+                std::thread::park_timeout(if keeps_up { LOOK } else { CHATTER });
+            }
             return;
         }
         queue.ring();

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use super::core::Core;
 use super::descriptors;
 use super::exchanges;
+use super::filters::Filtered;
 use super::listener::UdpListener;
 use super::udp_io;
 use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Route};
@@ -39,6 +40,7 @@ pub(crate) struct UdpPort {
     pub(crate) ipv6: bool,
     /// The port and address of its configuration.
     pub(crate) place: (u16, Option<IpAddr>),
+    pub(crate) filtered: Filtered,
 }
 
 /// Above this many unanswered batches a listener's datagrams wait in the kernel, which drops what does

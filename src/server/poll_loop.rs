@@ -123,6 +123,7 @@ impl PollLoop {
         for (old, new) in swap.successors {
             let _ = old.successor.set(new);
         }
+        swap.filters.attach();
         for (index, kind) in swap.sources {
             retired.kinds.extend(self.put(index, kind));
         }

@@ -246,7 +246,7 @@ fn turn(
 
 /// How many turns must be waiting for a connection that has just heard of its peer to queue up once more
 /// instead of being parked.
-const HOT: usize = 4;
+const HOT: usize = 16;
 
 fn linger(core: &Arc<Core>, lingering: Lingering, signals: Signals, scratch: &mut Scratch) {
     if let Some((lingering, wants, until)) = lingering.turn(signals, scratch) {

@@ -5,6 +5,7 @@
 //! ([`DatagramContext::set_alarm`] or [`DatagramContext::work`], with a kept [`Route`]), or goes on
 //! from a fresh port with an [`Exchange`].
 
+use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -73,6 +74,16 @@ pub trait DatagramModule: Send + Sync {
     fn keeps_state(&self) -> bool {
         false
     }
+
+    /// What the module knows and the one that a reload puts in its place is to know, whatever its settings:
+    /// answers to requests that may be repeated, say. `None`, the default, is nothing.
+    fn memory(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// Takes over the [`memory`](DatagramModule::memory) of the module before. Called before the first datagram,
+    /// while the one before still answers; where the reload fails, this module answers none.
+    fn remember(&self, _memory: Arc<dyn Any + Send + Sync>) {}
 }
 
 /// A conversation with one remote address from a port of its own: a TFTP transfer, a forwarded flow.
