@@ -25,8 +25,6 @@ use crate::admission::ladder::Restriction;
 
 /// Connections accepted from one socket before the others get their share.
 const ACCEPT_BUDGET: usize = 64;
-/// Receive calls on one socket before the others get their share.
-const RECEIVE_BUDGET: usize = 8;
 /// Rounds of a budget each in which a socket that goes away is emptied.
 const MOST_LAST_LOOKS: usize = 64;
 /// How long a socket rests when descriptors have run out.
@@ -258,6 +256,11 @@ impl PollLoop {
         }
     }
 
+    /// True when all sources have been read to the end.
+    pub(super) fn is_drained(&self) -> bool {
+        self.undrained.is_empty()
+    }
+
     /// How long the poll may sleep.
     fn sleep(&self, now: Instant, until: Option<Instant>) -> Option<Duration> {
         let undrained = || {
@@ -333,6 +336,7 @@ impl PollLoop {
         }
     }
 
+    /// One batch: more at once would be cold by the time they are answered, which cost a tenth.
     fn receive(&mut self, index: usize, receiver: &mut udp_io::Receiver) {
         let Some(Source {
             kind:
@@ -351,46 +355,38 @@ impl PollLoop {
             return;
         };
         let (at, gate) = (*at, &mut self.gate);
-        for _ in 0..RECEIVE_BUDGET {
-            if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
-                // The kernel keeps what does not fit, and a worker that ends a batch changes this soon.
-                *paused = Some(Instant::now() + Duration::from_millis(1));
-                return;
-            }
-            let mut batch = Box::new(Batch::new(group));
-            let (wall, now) = (SystemTime::now(), Instant::now());
-            let wildcard = port.place.1.is_none();
-            let received =
-                receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
-                    let rates = &listener.rates;
-                    match gate.clear_datagram(remote.ip(), restriction, (wall, now), rates) {
-                        Ok(cleared) => {
-                            listener.counters.accept();
-                            batch.push(remote, local, at, cleared.class(), bytes);
-                        }
-                        Err(reason) => {
-                            listener.counters.reject(reason);
-                            gate.refused(*refusals, listener.log_level, reason, remote);
-                        }
+        if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
+            // The kernel keeps what does not fit, and a worker that ends a batch changes this soon.
+            *paused = Some(Instant::now() + Duration::from_millis(1));
+            return;
+        }
+        let mut batch = Box::new(Batch::new(group));
+        let (wall, now) = (SystemTime::now(), Instant::now());
+        let wildcard = port.place.1.is_none();
+        let received =
+            receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
+                let rates = &listener.rates;
+                match gate.clear_datagram(remote.ip(), restriction, (wall, now), rates) {
+                    Ok(cleared) => {
+                        listener.counters.accept();
+                        batch.push(remote, local, at, cleared.class(), bytes);
                     }
-                });
-            if !batch.is_empty() {
-                self.core.enqueue_datagrams(batch);
-            }
-            match received {
-                Ok(udp_io::BATCH..) => {}
-                // The kernel had no more: whatever comes from here on is an event.
-                Ok(_) => {
-                    *undrained = false;
-                    return;
+                    Err(reason) => {
+                        listener.counters.reject(reason);
+                        gate.refused(*refusals, listener.log_level, reason, remote);
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    *undrained = false;
-                    return;
-                }
-                // An ICMP error of an earlier answer is reported once and means nothing for the next.
-                Err(error) => log::debug!("receive: {error}"),
-            }
+            });
+        if !batch.is_empty() {
+            self.core.enqueue_datagrams(batch);
+        }
+        match received {
+            Ok(udp_io::BATCH..) => {}
+            // The kernel had no more: whatever comes from here on is an event.
+            Ok(_) => *undrained = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *undrained = false,
+            // An ICMP error of an earlier answer is reported once and means nothing for the next.
+            Err(error) => log::debug!("receive: {error}"),
         }
     }
 
