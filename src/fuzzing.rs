@@ -12,6 +12,7 @@ use crate::connection::proxy_header::{LONGEST, Parsed, parse};
 use crate::control;
 use crate::modules::forward::flows::model::{self, Step};
 pub use crate::modules::radius::fuzzing::radius;
+pub use crate::modules::sip::fuzzing::sip;
 pub use crate::modules::snmp::fuzzing::snmp;
 pub use crate::modules::tftp::fuzzing::tftp;
 

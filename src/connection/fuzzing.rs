@@ -331,6 +331,16 @@ pub fn session(bytes: &[u8]) {
     assert!(whole == pieces, "{}: {whole:?} {pieces:?}", MODULES[module]);
 }
 
+/// The same for a module of the caller's, in pieces as long as the first byte says.
+pub(crate) fn pieces(module: &Arc<dyn Module>, input: &[u8]) {
+    let piece = usize::from(input.first().copied().unwrap_or_default()) + 1;
+    let (whole, pieces) = (
+        converse(module, input, usize::MAX),
+        converse(module, input, piece),
+    );
+    assert!(whole == pieces, "{whole:?} {pieces:?}");
+}
+
 /// What a session says, and whether it closed before the peer did.
 fn converse(module: &Arc<dyn Module>, input: &[u8], piece: usize) -> (Vec<u8>, bool) {
     let peer = test_peer();

@@ -2,8 +2,8 @@
 //! Datagrams from the poll loop to a module and back.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -13,7 +13,7 @@ use super::descriptors;
 use super::exchanges;
 use super::listener::UdpListener;
 use super::udp_io;
-use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Route};
+use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Outlet, Route, Sockets};
 use crate::session::{Class, Datagram, Lane};
 
 /// One UDP listener and its sockets through all its configurations, shared with the workers that answer.
@@ -31,12 +31,15 @@ pub(crate) struct UdpSockets {
     pub(crate) exchanges: Arc<AtomicUsize>,
     pub(crate) most_exchanges: usize,
     pub(crate) alarms: parking_lot::Mutex<Vec<(Instant, u64)>>,
+    outlet: OnceLock<Outlet>,
 }
 
 /// A bound UDP socket.
 pub(crate) struct UdpPort {
     pub(crate) socket: mio::net::UdpSocket,
     pub(crate) ipv6: bool,
+    /// Where it is bound, with the port that the system chose.
+    pub(crate) bound: SocketAddr,
     /// The port and address of its configuration.
     pub(crate) place: (u16, Option<IpAddr>),
 }
@@ -184,6 +187,7 @@ impl UdpSockets {
             exchanges: Arc::new(AtomicUsize::new(0)),
             most_exchanges: exchanges::most(descriptors::raise()),
             alarms: parking_lot::Mutex::new(Vec::new()),
+            outlet: OnceLock::new(),
         }
     }
 
@@ -224,5 +228,81 @@ impl UdpSockets {
                 }
             }
         }
+    }
+}
+
+/// The outside of a listener's sockets; they end without it.
+struct Door(Weak<UdpSockets>);
+
+impl UdpSockets {
+    /// For the module, to send from elsewhere.
+    pub(crate) fn outlet(self: &Arc<Self>) -> &Outlet {
+        self.outlet
+            .get_or_init(|| Outlet::new(Door(Arc::downgrade(self))))
+    }
+}
+
+impl Door {
+    fn group(&self) -> Option<Arc<UdpSockets>> {
+        let group = self.0.upgrade()?;
+        (!group.gone.load(Ordering::Acquire)).then_some(group)
+    }
+}
+
+impl Sockets for Door {
+    fn local(&self, route: Route) -> Option<SocketAddr> {
+        let group = self.group()?;
+        let bound = group
+            .ports
+            .load()
+            .get(route.socket as usize)?
+            .as_ref()?
+            .bound;
+        let address = route.local.unwrap_or(bound.ip()).to_canonical();
+        Some(SocketAddr::new(address, bound.port()))
+    }
+
+    fn towards(&self, local: SocketAddr, to: SocketAddr) -> Option<Route> {
+        let group = self.group()?;
+        let ports = group.ports.load();
+        let open = (0..).zip(ports.iter());
+        let open = open.filter_map(|(number, port)| Some((number, port.as_ref()?)));
+        let reaching = open.filter(|(_, port)| port.reaches(to.ip()));
+        let chosen = reaching.min_by_key(|(_, port)| !port.is_at(local))?;
+        let (socket, port) = chosen;
+        Some(Route {
+            remote: to,
+            local: Some(local.ip())
+                .filter(|_| port.is_at(local) && port.bound.ip().is_unspecified()),
+            socket,
+        })
+    }
+
+    fn send(&self, outbox: Outbox) {
+        if let Some(group) = self.group() {
+            group.send(outbox);
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.group().is_some()
+    }
+}
+
+impl UdpPort {
+    /// Whether datagrams to there may leave from here: of the same family, and loopback or not as it is.
+    fn reaches(&self, to: IpAddr) -> bool {
+        let own = self.bound.ip().to_canonical();
+        match own.is_unspecified() {
+            true => self.ipv6 || to.is_ipv4(),
+            false => own.is_ipv4() == to.is_ipv4() && own.is_loopback() == to.is_loopback(),
+        }
+    }
+
+    /// Whether datagrams to that address and port come in here.
+    fn is_at(&self, local: SocketAddr) -> bool {
+        let own = self.bound.ip().to_canonical();
+        let fits = own == local.ip() || own.is_unspecified() && (self.ipv6 || local.is_ipv4());
+        fits && self.bound.port() == local.port()
     }
 }
