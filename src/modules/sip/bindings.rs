@@ -41,27 +41,44 @@ pub(super) enum Refused {
     Full,
 }
 
+/// Contacts as they are kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    accounts: HashMap<String, Vec<Binding>>,
+}
+
+impl Kept {
+    pub(super) fn text(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+}
+
 /// All contacts. Bounded: only accounts have any, and each at most so many as it may.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct Bindings {
     accounts: HashMap<String, Vec<Binding>>,
     /// How many bindings have a contact of that key; for requests that name one.
-    #[serde(skip)]
     contacts: HashMap<String, Vec<String>>,
 }
 
 impl Bindings {
     /// From what was kept; none that has expired.
     pub(super) fn read(text: &[u8], now: u64) -> serde_json::Result<Self> {
-        let mut bindings: Bindings = serde_json::from_slice(text)?;
+        let kept: Kept = serde_json::from_slice(text)?;
+        let mut bindings = Bindings {
+            accounts: kept.accounts,
+            contacts: HashMap::new(),
+        };
         bindings.expire(now);
         Ok(bindings)
     }
 
     /// What is to be kept.
-    pub(super) fn write(&mut self, now: u64) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn kept(&mut self, now: u64) -> Kept {
         self.expire(now);
-        serde_json::to_vec(self)
+        Kept {
+            accounts: self.accounts.clone(),
+        }
     }
 
     fn expire(&mut self, now: u64) {
@@ -105,12 +122,16 @@ impl Bindings {
         let mut list: Vec<Binding> = self.of(account, now).into_iter().cloned().collect();
         for Change { binding, stays } in changes {
             let known = list.iter().position(|known| known.key == binding.key);
-            if let Some(known) = known {
-                // RFC 3261, 10.3, step 7.
-                if list[known].call_id == binding.call_id && binding.cseq <= list[known].cseq {
-                    return Err(Refused::Order);
+            if let Some(at) = known {
+                let known = &list[at];
+                // RFC 3261, 10.3, step 7; but a request that comes again is answered as the first time.
+                if known.call_id == binding.call_id && binding.cseq <= known.cseq {
+                    if binding.cseq < known.cseq || !stays {
+                        return Err(Refused::Order);
+                    }
+                    continue;
                 }
-                list.remove(known);
+                list.remove(at);
             }
             if stays {
                 list.push(binding);
@@ -208,7 +229,7 @@ mod tests {
         assert_eq!(all(&bindings, 50), ["b", "c", "a"]);
         assert_eq!(all(&bindings, 100), ["c", "a"]);
         assert!(bindings.flow_of("b", 50).is_some() && bindings.flow_of("b", 100).is_none());
-        let kept = bindings.write(150).unwrap();
+        let kept = bindings.kept(150).text().unwrap();
         let mut again = Bindings::read(&kept, 250).unwrap();
         assert_eq!(all(&again, 250), ["c"]);
         assert!(again.flow_of("c", 250).is_some() && again.flow_of("a", 250).is_none());
@@ -224,6 +245,7 @@ mod tests {
         assert_eq!(put(vec![change("a", 0, 0, 5)]), Err(Refused::Order));
         assert_eq!(put(vec![change("a", 0, 0, 4)]), Err(Refused::Order));
         assert_eq!(put(vec![change("c", 0, 10, 6)]), Err(Refused::Full));
+        assert_eq!(put(vec![change("a", 0, 10, 5)]), Ok(()));
         put(vec![change("a", 0, 0, 6), change("c", 0, 11, 6)]).unwrap();
         assert_eq!(all(&bindings, 0), ["c", "b"]);
         assert_eq!(bindings.clear("ann", "id", 6, 0), Err(Refused::Order));

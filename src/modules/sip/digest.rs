@@ -213,11 +213,13 @@ impl Used {
             return Use::Replay;
         };
         if let Some((highest, latest)) = self.table.get_mut(&credentials.nonce) {
-            if *latest == request && *highest == count {
-                return Use::Again;
-            }
+            // A phone that hears a challenge twice answers twice, counting on, and repeats the first answer.
             if count <= *highest {
-                return Use::Replay;
+                return if *latest == request {
+                    Use::Again
+                } else {
+                    Use::Replay
+                };
             }
             (*highest, *latest) = (count, request);
             return Use::First;
@@ -337,6 +339,8 @@ mod tests {
         assert_eq!(note(1, 2), Use::Replay);
         assert_eq!(note(3, 3), Use::First);
         assert_eq!(note(2, 2), Use::Replay);
+        assert_eq!(note(3, 3), Use::Again);
+        assert_eq!(note(4, 3), Use::First);
         assert_eq!(note(3, 3), Use::Again);
     }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
 use parking_lot::Mutex;
@@ -40,13 +40,36 @@ pub(super) struct Location {
     connections: Mutex<HashMap<(SocketAddr, SocketAddr), Arc<Letters>>>,
     locals: Mutex<HashSet<SocketAddr>>,
     changed: AtomicBool,
-    saving: AtomicBool,
+    duty: Mutex<Duty>,
+    /// Held while the file is written.
+    writing: Mutex<()>,
     /// When it was last said that the disk refuses, in seconds of the epoch.
     complained: AtomicU64,
 }
 
 /// By file: listeners of one domain have one.
 static LOCATIONS: LazyLock<Mutex<HashMap<PathBuf, Weak<Location>>>> = LazyLock::new(Mutex::default);
+
+/// How long bindings are not written again after they were: each time it is all of them.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long somebody may be late with writing them before others do it.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+
+/// When bindings were written, and are to be.
+#[derive(Default)]
+struct Duty {
+    latest: Option<Instant>,
+    due: Option<Instant>,
+}
+
+/// At the end of the last listener, and so of the daemon.
+impl Drop for Location {
+    fn drop(&mut self) {
+        if self.changed.load(Ordering::Acquire) {
+            self.save();
+        }
+    }
+}
 
 /// Messages for a connection, and who wakes it.
 pub(super) struct Letters {
@@ -128,7 +151,8 @@ impl Location {
             connections: Mutex::default(),
             locals: Mutex::default(),
             changed: AtomicBool::new(false),
-            saving: AtomicBool::new(false),
+            duty: Mutex::default(),
+            writing: Mutex::default(),
             complained: AtomicU64::new(0),
         });
         locations.insert(file, Arc::downgrade(&location));
@@ -181,31 +205,42 @@ impl Location {
         }
     }
 
-    /// Bindings have changed. True for who is to run [`Location::save`].
-    pub(super) fn change(&self) -> bool {
+    /// Bindings have changed. Whoever is told a time runs [`Location::save`] when it has passed; nobody is told
+    /// while somebody else is to do so.
+    pub(super) fn change(&self, now: Instant) -> Option<Duration> {
         self.changed.store(true, Ordering::Release);
-        !self.saving.swap(true, Ordering::AcqRel)
+        let mut duty = self.duty.lock();
+        // Who does not do it within that time never will: the connection or the listener is gone.
+        if duty.due.is_some_and(|due| now < due + FORGOTTEN) {
+            return None;
+        }
+        let earliest = duty.latest.map_or(now, |latest| latest + PAUSE);
+        duty.due = Some(earliest.max(now));
+        Some(earliest.saturating_duration_since(now))
     }
 
-    /// Writes the bindings, on a thread that may block. True when it is to be run once more.
+    /// Writes the bindings, on a thread that may block. True when they have changed meanwhile.
     pub(super) fn save(&self) -> bool {
+        let _alone = self.writing.lock();
         self.changed.store(false, Ordering::Release);
         let now = seconds(SystemTime::now());
-        let text = self.bindings.lock().write(now);
-        let written = text.map_err(io::Error::other).and_then(|text| {
+        let kept = self.bindings.lock().kept(now);
+        let text = kept.text().map_err(io::Error::other);
+        let written = text.and_then(|text| {
             self.make_directory()?;
             files::replace_private(&self.file, &text)
         });
         if let Err(error) = written
             && self.complained.swap(now, Ordering::Relaxed) + 60 <= now
         {
-            log::error!(
-                "{}: {error}; registrations are lost at a restart",
-                self.file.display()
-            );
+            let file = self.file.display();
+            log::error!("{file}: {error}; registrations are lost at a restart");
         }
-        self.saving.store(false, Ordering::Release);
-        self.changed.load(Ordering::Acquire) && !self.saving.swap(true, Ordering::AcqRel)
+        *self.duty.lock() = Duty {
+            latest: Some(Instant::now()),
+            due: None,
+        };
+        self.changed.load(Ordering::Acquire)
     }
 
     /// A listener's sockets.

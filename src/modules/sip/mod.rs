@@ -82,6 +82,10 @@ const MIN_EXPIRES: Duration = Duration::from_secs(60);
 /// RFC 3261, 10.2.
 const MAX_EXPIRES: Duration = Duration::from_secs(3600);
 
+/// Alarms: bindings are to be written; they have changed while they were.
+const SAVE: u64 = 0;
+const CHANGED: u64 = 1;
+
 /// A listener's half of the agent.
 struct Sip {
     agent: Arc<Agent>,
@@ -133,11 +137,20 @@ impl Sip {
         })
     }
 
+    /// Has the bindings written, at once or in a while.
+    fn changed(&self, cx: &mut DatagramContext<'_>) {
+        match self.agent.location.change(cx.now()) {
+            Some(Duration::ZERO) => self.save(cx),
+            Some(delay) => cx.set_alarm(delay, SAVE),
+            None => {}
+        }
+    }
+
     fn save(&self, cx: &mut DatagramContext<'_>) {
         let location = Arc::clone(&self.agent.location);
         cx.work(Lane::Wait, move |outbox| {
             if location.save() {
-                outbox.call(0);
+                outbox.call(CHANGED);
             }
         });
     }
@@ -157,8 +170,8 @@ impl Sip {
         if let Some(abuse) = taken.abuse {
             cx.report(abuse);
         }
-        if taken.changed && self.agent.location.change() {
-            self.save(cx);
+        if taken.changed {
+            self.changed(cx);
         }
     }
 }
@@ -222,9 +235,11 @@ impl DatagramModule for Sip {
         let _ = self.outlet.set(outlet.clone());
     }
 
-    /// More bindings changed while others were written.
-    fn alarm(&self, _key: u64, cx: &mut DatagramContext<'_>) {
-        self.save(cx);
+    fn alarm(&self, key: u64, cx: &mut DatagramContext<'_>) {
+        match key {
+            SAVE => self.save(cx),
+            _ => self.changed(cx),
+        }
     }
 }
 

@@ -61,7 +61,13 @@ impl Agent {
         };
         let usage = match fresh {
             Freshness::Fresh => {
-                let same = signer.sign("request", &[incoming.bytes]);
+                let cseq = request.cseq.to_be_bytes();
+                let texts = [
+                    request.call_id.as_bytes(),
+                    request.from_tag.as_bytes(),
+                    &cseq,
+                ];
+                let same = signer.sign("request", &texts);
                 self.location
                     .used
                     .lock()

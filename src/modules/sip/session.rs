@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::agent::{Agent, Incoming, Taken};
 use super::flow::{Flow, Transport};
-use super::location::{Location, Seat, seconds};
+use super::location::{Seat, seconds};
 use super::message::{Message, head_end};
 use crate::session::{Context, Event, Input, Lane, Next, Outcome, Peer, Session, Work};
 
@@ -19,6 +19,8 @@ pub(super) struct Line {
     agent: Arc<Agent>,
     flow: Flow,
     seat: Option<Seat>,
+    /// Bindings are to be written by this connection.
+    owes: bool,
 }
 
 /// What the beginning of the input is.
@@ -51,6 +53,7 @@ impl Line {
             agent,
             flow,
             seat: None,
+            owes: false,
         }
     }
 
@@ -69,8 +72,8 @@ impl Line {
                 Piece::Message(length) => {
                     let changed = self.take(&input[..length], cx);
                     input.consume(length);
-                    if changed && self.agent.location.change() {
-                        return save(&self.agent.location);
+                    if changed && let Some(next) = self.changed(cx) {
+                        return next;
                     }
                 }
                 Piece::Unframed(head) => {
@@ -143,16 +146,39 @@ impl Line {
 
     fn done(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Next {
         match outcome.take::<bool>() {
-            Some(true) => save(&self.agent.location),
+            Some(true) => match self.changed(cx) {
+                Some(next) => next,
+                None => self.deliver(cx),
+            },
             _ => self.deliver(cx),
         }
     }
+
+    /// Has the bindings written, at once or in a while.
+    fn changed(&mut self, cx: &mut Context<'_>) -> Option<Next> {
+        let delay = self.agent.location.change(cx.now())?;
+        self.owes = true;
+        if delay.is_zero() {
+            return Some(self.save());
+        }
+        cx.set_alarm(Some(delay));
+        None
+    }
+
+    fn save(&mut self) -> Next {
+        self.owes = false;
+        let location = Arc::clone(&self.agent.location);
+        Next::Work(Work::new(Lane::Wait, move || location.save()))
+    }
 }
 
-/// Keeps the bindings, away from the worker.
-fn save(location: &Arc<Location>) -> Next {
-    let location = Arc::clone(location);
-    Next::Work(Work::new(Lane::Wait, move || location.save()))
+/// A connection that ends before it has written the bindings does so then.
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.owes {
+            self.agent.location.save();
+        }
+    }
 }
 
 fn piece(input: &Input) -> Piece {
@@ -197,6 +223,8 @@ impl Session for Line {
             }
             Event::Input(input) => self.read(input, cx),
             Event::Woken | Event::Drained => self.deliver(cx),
+            Event::Alarm if self.owes => self.save(),
+            Event::Alarm => Next::Read,
             Event::Done(outcome) => self.done(outcome, cx),
             _ => Next::Close,
         }
