@@ -119,7 +119,7 @@ impl Credentials {
         right.as_bytes().ct_eq(said.as_bytes()).into()
     }
 
-    fn response_for(&self, method: &str, secret: &str) -> String {
+    pub(super) fn response_for(&self, method: &str, secret: &str) -> String {
         let hash = |texts: &[&str]| self.algorithm.hash(texts);
         let (user, action) = (
             hash(&[&self.username, &self.realm, secret]),

@@ -407,7 +407,7 @@ impl<'m> Request<'m> {
         for name in ["route", "record-route", "contact"] {
             let members = message.list(name);
             let fine = |member: &&str| NameAddr::parse(member).is_some() || *member == "*";
-            if !members.is_some_and(|members| members.iter().all(|member| fine(member))) {
+            if !members.is_some_and(|members| members.iter().all(fine)) {
                 return Err(Bad::request(match name {
                     "contact" => "Contact is not in order",
                     _ => "Route is not in order",
