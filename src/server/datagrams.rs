@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Datagrams from the poll loop to a module and back.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -32,6 +33,15 @@ pub(crate) struct UdpSockets {
     pub(crate) most_exchanges: usize,
     pub(crate) alarms: parking_lot::Mutex<Vec<(Instant, u64)>>,
     outlet: OnceLock<Outlet>,
+    in_line: parking_lot::Mutex<InLine>,
+}
+
+/// Batches of a module that takes them in order. Bounded with the others by [`MOST_BATCHES`].
+#[derive(Default)]
+struct InLine {
+    /// One is in the queue or with a worker.
+    running: bool,
+    behind: VecDeque<Box<Batch>>,
 }
 
 /// A bound UDP socket.
@@ -54,6 +64,8 @@ pub(crate) struct Batch {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     alarms: Vec<u64>,
+    /// The module takes one after the other.
+    in_order: bool,
 }
 
 struct Entry {
@@ -71,7 +83,28 @@ impl Batch {
             entries: Vec::new(),
             bytes: Vec::new(),
             alarms: Vec::new(),
+            in_order: group.listener.load().module.in_order(),
         }
+    }
+
+    /// The batch, if it may go now; otherwise it goes when those before it have ended.
+    pub(crate) fn step_forward(self: Box<Self>) -> Option<Box<Batch>> {
+        if !self.in_order {
+            return Some(self);
+        }
+        let group = Arc::clone(&self.group);
+        let mut line = group.in_line.lock();
+        if line.running {
+            line.behind.push_back(self);
+            return None;
+        }
+        line.running = true;
+        Some(self)
+    }
+
+    /// Whose line the next batch stands in, once this one has ended.
+    pub(crate) fn line(&self) -> Option<Arc<UdpSockets>> {
+        self.in_order.then(|| Arc::clone(&self.group))
     }
 
     pub(crate) fn listener_name(&self) -> Arc<str> {
@@ -188,7 +221,16 @@ impl UdpSockets {
             most_exchanges: exchanges::most(descriptors::raise()),
             alarms: parking_lot::Mutex::new(Vec::new()),
             outlet: OnceLock::new(),
+            in_line: parking_lot::Mutex::default(),
         }
+    }
+
+    /// A batch in line has ended: the next one.
+    pub(crate) fn next_in_line(&self) -> Option<Box<Batch>> {
+        let mut line = self.in_line.lock();
+        let next = line.behind.pop_front();
+        line.running = next.is_some();
+        next
     }
 
     /// Lets the poll loop call the module at those times.

@@ -72,6 +72,12 @@ pub trait DatagramModule: Send + Sync {
     /// than who asked. A listener that is never put in force after all has an outlet that is shut.
     fn bound(&self, _outlet: &Outlet) {}
 
+    /// True where datagrams are to be taken one after the other, as they came: what one sender sent in order is
+    /// sent on in order. False, the default, lets several threads take them at once.
+    fn in_order(&self) -> bool {
+        false
+    }
+
     /// True where a reload that leaves the module's settings as they are keeps this value with all it
     /// knows (flows, registrations); false, the default, puts one in its place that has read its files anew.
     fn keeps_state(&self) -> bool {

@@ -96,8 +96,8 @@ impl Sip {
     fn configure(settings: &mut Settings<'_, '_>) -> Option<Self> {
         let keys: Keys<'_> = settings.read()?;
         let domain = match keys.domain.is_set() {
-            true => settings.map(keys.domain, domain)?,
-            false => "localhost".to_owned(),
+            true => settings.map(keys.domain, domain),
+            false => Some("localhost".to_owned()),
         };
         let algorithms = settings.map(keys.algorithms, |names| {
             let all = names
@@ -120,6 +120,7 @@ impl Sip {
                 "expected 1 to {MOST_CONTACTS} contacts, found {most}"
             )),
         });
+        let domain = domain?;
         let location = Location::of(settings.state_dir(), &domain);
         let agent = Agent {
             domain,
@@ -233,6 +234,11 @@ impl DatagramModule for Sip {
         let _ = location.signer();
         location.join(outlet);
         let _ = self.outlet.set(outlet.clone());
+    }
+
+    /// A phone that has rung and then answers is heard in that order.
+    fn in_order(&self) -> bool {
+        true
     }
 
     fn alarm(&self, key: u64, cx: &mut DatagramContext<'_>) {
