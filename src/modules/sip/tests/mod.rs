@@ -39,11 +39,10 @@ impl Sockets for Wire {
     }
 
     fn send(&self, outbox: Outbox) {
-        let sent = outbox.pending().iter();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        self.0
-            .lock()
-            .extend(sent.map(|(route, bytes)| (route.remote, text(bytes))));
+        let sent = outbox.pending();
+        let sent = sent.map(|(route, bytes)| (route.remote, text(bytes)));
+        self.0.lock().extend(sent);
     }
 
     fn is_open(&self) -> bool {
