@@ -333,6 +333,17 @@ pub fn session(bytes: &[u8]) {
     assert!(whole == pieces, "{}: {whole:?} {pieces:?}", MODULES[module]);
 }
 
+/// The same for a module of the caller's, in pieces as long as the first byte says.
+pub(crate) fn pieces(module: &Arc<dyn Module>, input: &[u8]) {
+    let piece = usize::from(input.first().copied().unwrap_or_default()) + 1;
+    let peer = test_peer();
+    let (whole, pieces) = (
+        converse(module, &peer, input, usize::MAX),
+        converse(module, &peer, input, piece),
+    );
+    assert!(whole == pieces, "{whole:?} {pieces:?}");
+}
+
 /// What a session says, and whether it closed before the peer did. What waits for the clock need not wait.
 pub(crate) fn converse(
     module: &Arc<dyn Module>,

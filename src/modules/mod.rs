@@ -11,6 +11,7 @@ mod http;
 mod pop;
 mod proxy;
 pub(crate) mod radius;
+pub(crate) mod sip;
 mod smtp;
 pub(crate) mod snmp;
 pub(crate) mod tftp;
@@ -62,6 +63,7 @@ pub const TABLE: &[ModuleEntry] = &[
     pop::ENTRY,
     proxy::ENTRY,
     radius::ENTRY,
+    sip::ENTRY,
     smtp::ENTRY,
     snmp::ENTRY,
     tftp::ENTRY,

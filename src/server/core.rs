@@ -167,8 +167,15 @@ impl Core {
         self.queue.push(Task::Turn(resident, signals));
     }
 
-    /// Queues a batch of datagrams.
+    /// Queues a batch of datagrams, or has it wait for those that it must not overtake.
     pub(crate) fn enqueue_datagrams(&self, batch: Box<Batch>) {
+        if let Some(batch) = batch.step_forward() {
+            self.enqueue_next(batch);
+        }
+    }
+
+    /// Queues a batch that overtakes none.
+    pub(crate) fn enqueue_next(&self, batch: Box<Batch>) {
         self.queued.fetch_add(1, Ordering::AcqRel);
         self.queue.push(Task::Datagrams(batch));
     }

@@ -302,6 +302,7 @@ impl Site<'_> {
                     None => Arc::new(UdpSockets::new(Arc::clone(&listener))),
                 };
                 let sockets = self.udp(&group, &listener, rows, refusals);
+                listener.module.bound(group.outlet());
                 (RunningKind::Udp(group), sockets)
             }
         };
@@ -469,6 +470,7 @@ impl Site<'_> {
         let port = UdpPort {
             socket: opened.socket,
             ipv6: opened.ipv6,
+            bound,
             place: (plan.port, plan.address),
             filtered: Filtered::default(),
         };

@@ -66,6 +66,13 @@ fn main() -> std::io::Result<()> {
         [&head(1, 78)[..], b"\x1a\x3a\0\0\x01\x37\x19\x34", &[3; 50]].concat(),
     ];
     write(&corpus.join("radius"), "packet", radius.into_iter())?;
+    let torture = fs::read_to_string("tests/data/sip/torture.txt")?;
+    let messages = torture.split("\n== ").skip(1).map(|piece| {
+        let (_, message) = piece.split_once('\n').expect("a message");
+        let message = message.replace("example.com", "example.org").replace("sip:user@", "sip:ann@");
+        message.replace('\n', "\r\n").into_bytes()
+    });
+    write(&corpus.join("sip"), "torture", messages)?;
     let inputs = (0..3).map(|module| [&[module, 2], &b"hello\r\nworld"[..]].concat());
     let smtp = b"EHLO a\r\nMAIL FROM:<a@b> SIZE=9 BODY=8BITMIME\r\nRCPT TO:<a@a.test>\r\nDATA\r\nBDAT 3 LAST\r\nabcQUIT\r\n";
     let pop = b"CAPA\r\nUSER a\r\nPASS b\r\nAUTH PLAIN AGEAYg==\r\nSTLS\r\nQUIT\r\n";

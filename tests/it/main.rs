@@ -22,6 +22,7 @@
 //! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `radius.rs` | access and accounting with radclient and pyrad, and behind FreeRADIUS |
+//! | `sip.rs` | registrations and calls with sipsak and sipp, over UDP and TCP, in bad weather and over restarts |
 //! | `snmp.rs` | net-snmp's tools in every version, and the MIB before smilint and snmptranslate |
 //! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
 //! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
@@ -72,6 +73,7 @@ mod radius;
 mod reload;
 mod reverse_proxy;
 mod signals;
+mod sip;
 mod smtp;
 mod snmp;
 mod sockets;
