@@ -2,6 +2,7 @@
 //! The parts of a connection under any bytes, in any pieces. No socket.
 
 use std::io::{self, Cursor, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +14,7 @@ use super::secure::{Secure, SecureScratch, Shaken};
 use super::transport::Got;
 use crate::config::{load_texts, plan::Protocol};
 use crate::dialogue::test_peer;
-use crate::session::{Module, Waker};
+use crate::session::{Module, Peer, Waker};
 use crate::tls::{Acceptors, Domain, Domains, Source, ticketer};
 
 /// What stands in for a socket.
@@ -333,26 +334,39 @@ pub fn session(bytes: &[u8]) {
 
 /// What a session says, and whether it closed before the peer did.
 fn converse(module: &Arc<dyn Module>, input: &[u8], piece: usize) -> (Vec<u8>, bool) {
-    let peer = test_peer();
+    converse_as(module, &test_peer(), input, piece)
+}
+
+/// The same with a peer of the caller's.
+pub(crate) fn converse_as(
+    module: &Arc<dyn Module>,
+    peer: &Peer,
+    input: &[u8],
+    piece: usize,
+) -> (Vec<u8>, bool) {
     let now = Instant::now();
-    let mut waker = || Waker::new(|| {});
+    let woken = Arc::new(AtomicBool::new(false));
+    let mut waker = || waker_of(&woken);
     let mut around = Surroundings {
-        peer: &peer,
+        peer,
         now,
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_514_400),
         waker: &mut waker,
     };
     let mut driver = Driver::new(module.idle_timeout(), now);
-    driver.open(module.open(&peer), now);
+    driver.open(module.open(peer), now);
     let mut said = Vec::new();
     let mut run = |driver: &mut Driver| {
         loop {
             said.extend(driver.output.take_all().expect("memory"));
+            if woken.swap(false, Ordering::Relaxed) {
+                driver.request_wake();
+            }
             if let Wait::Work(work) = &mut driver.wait
                 && let Some(work) = work.take()
             {
                 driver.done(work.run(), &mut around);
-            } else if !driver.step(&mut around) {
+            } else if !driver.step(&mut around) && !woken.load(Ordering::Relaxed) {
                 break;
             }
         }
@@ -364,9 +378,9 @@ fn converse(module: &Arc<dyn Module>, input: &[u8], piece: usize) -> (Vec<u8>, b
             break;
         }
         driver.input.extend(piece);
-        let mut waker = || Waker::new(|| {});
+        let mut waker = || waker_of(&woken);
         let mut around = Surroundings {
-            peer: &peer,
+            peer,
             now,
             wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_514_400),
             waker: &mut waker,
@@ -382,4 +396,9 @@ fn converse(module: &Arc<dyn Module>, input: &[u8], piece: usize) -> (Vec<u8>, b
         "a session ends with its peer"
     );
     (said, closed)
+}
+
+fn waker_of(woken: &Arc<AtomicBool>) -> Waker {
+    let woken = Arc::clone(woken);
+    Waker::new(move || woken.store(true, Ordering::Relaxed))
 }

@@ -86,7 +86,7 @@ mod tests {
             assert!(verify(value.as_bytes(), password.as_bytes()), "{value}");
             for wrong in ["Secret", "", "secret ", value] {
                 assert!(
-                    *wrong == *password || !verify(value.as_bytes(), wrong.as_bytes()),
+                    *wrong == **password || !verify(value.as_bytes(), wrong.as_bytes()),
                     "{value} {wrong}"
                 );
             }

@@ -4,6 +4,8 @@
 //! With it: StartTLS (RFC 4511, 4.14), Who am I? (4532), paged results (2696), all operational attributes (3673),
 //! filters that are always true or false (4526), the subschema (4512, 4.2).
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gate;
 mod message;
 mod requests;

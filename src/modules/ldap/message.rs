@@ -2,7 +2,6 @@
 //! LDAP messages (RFC 4511, 4.1.1): where one ends, what it asks, and the answers. Pure: bytes in, bytes out.
 
 use rasn::Decoder as _;
-use rasn::error::DecodeErrorKind;
 use rasn_ldap::{Control, LdapMessage};
 
 use crate::ldap::ber;
@@ -101,12 +100,43 @@ pub(super) enum Unread {
     TooDeep,
 }
 
+/// No message is nested deeper, whose reading is recursive; people write filters of three or four levels.
+const DEEPEST: usize = 100;
+
 /// Reads a whole message.
 pub(super) fn read(bytes: &[u8]) -> Result<LdapMessage, Unread> {
-    rasn::ber::decode(bytes).map_err(|error| match *error.kind {
-        DecodeErrorKind::ExceedsMaxParseDepth => Unread::TooDeep,
-        _ => Unread::Malformed,
-    })
+    if is_deep(bytes) {
+        return Err(Unread::TooDeep);
+    }
+    rasn::ber::decode(bytes).map_err(|_| Unread::Malformed)
+}
+
+/// True for bytes that are well nested, but deeper than is read.
+fn is_deep(bytes: &[u8]) -> bool {
+    let mut ends = Vec::new();
+    let mut at = 0;
+    while at + 1 < bytes.len() {
+        while ends.last().is_some_and(|end| at >= *end) {
+            ends.pop();
+        }
+        let Ok(Some((taken, length))) = length(&bytes[at + 1..]) else {
+            return false;
+        };
+        let start = at + 1 + taken;
+        let is_constructed = bytes[at] & 0x20 != 0;
+        if is_constructed {
+            ends.push(start + length);
+            if ends.len() > DEEPEST {
+                return true;
+            }
+        }
+        at = if is_constructed {
+            start
+        } else {
+            start + length
+        };
+    }
+    false
 }
 
 pub(super) const BIND: u8 = 0x60;
