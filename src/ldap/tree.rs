@@ -72,10 +72,13 @@ pub(crate) struct Builder {
     by_key: HashMap<Box<[u8]>, usize>,
 }
 
+/// A type with its options, and the values.
+type Values = (Kind, Box<[Box<str>]>, Vec<Value>);
+
 struct Draft {
     dn: Dn,
     name: Value,
-    attributes: Vec<(Kind, Box<[Box<str>]>, Vec<Value>)>,
+    attributes: Vec<Values>,
     passwords: Vec<Box<[u8]>>,
 }
 
@@ -173,8 +176,7 @@ impl Builder {
         if std::str::from_utf8(&value.value).is_err() && !self.schema.is_known(kind) {
             Arc::make_mut(&mut self.schema).make_octets(kind);
         }
-        let same =
-            |row: &&mut (Kind, Box<[Box<str>]>, Vec<Value>)| row.0 == kind && row.1 == options;
+        let same = |row: &&mut Values| row.0 == kind && row.1 == options;
         match draft.attributes.iter_mut().find(same) {
             Some((.., values)) => values.push(value),
             None => draft.attributes.push((kind, options, vec![value])),

@@ -1,15 +1,14 @@
 //! A directory over LDAP: to OpenLDAP's tools, python's ldap3 and libldap, and shelldap; and before slapd.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use crate::foreign::Foreign;
 use crate::harness::{
     Conf, DEADLINE, Daemon, assert_says, binary, connect_from, exits, free_port, output_of,
-    wait_until,
+    output_within, wait_until,
 };
-use crate::smtp::python;
 
 const DIRECTORY: &str = include_str!("../../conf/directory.ldif");
 const BASE: &str = "dc=example,dc=org";
@@ -77,7 +76,7 @@ fn openldaps_tools_search_compare_and_bind() {
     let (url, secured) = (ports.url(), format!("ldaps://127.0.0.1:{}", ports.secured));
     for arguments in [
         &["(sn=LEE)"][..],
-        &["-ZZ", "(&(cn=ann*)(!(uid=bob)))"],
+        &["-ZZ", "(&(givenName=ann*)(!(uid=bob)))"],
         &["-s", "one", "(ou=people)"],
     ] {
         let said = found(&url, arguments);
@@ -100,7 +99,7 @@ fn openldaps_tools_search_compare_and_bind() {
     );
     let said = found(&url, &["(userPassword=*)", "userPassword"]);
     assert_eq!(said, "");
-    assert!(!found(&url, &["*", "+"]).contains("assword"));
+    assert!(!found(&url, &["*", "+"]).contains("userPassword:"));
     exits(
         &tool("ldapsearch", &url, &["-b", BASE, "-z", "1", "-s", "sub"]),
         4,
@@ -219,7 +218,7 @@ fn a_reload_takes_the_file_as_a_whole_or_not_at_all() {
         "directory.ldif",
         &format!("{more}sn:< file:///etc/passwd\n"),
     );
-    let said = exits(&daemon.portreeve(&["reload"]), 1);
+    let said = exits(&daemon.portreeve(&["reload"]), 2);
     assert_says(&said, &["directory.ldif:", ":4: values in other files"]);
     assert_eq!(found(&ports.url(), &["(cn=new)"]), "");
     daemon.conf().write("directory.ldif", &more);
@@ -247,10 +246,10 @@ fn accounts_are_entries_as_soon_as_they_are_set() {
 fn a_long_answer_to_a_slow_reader_holds_nobody_up() {
     let (daemon, ports) = directory();
     let mut many = DIRECTORY.to_owned();
-    for number in 0..20_000 {
+    for number in 0..5000 {
         many += &format!(
             "\ndn: cn=n{number},ou=groups,dc=example,dc=org\nobjectClass: device\ndescription: {}\n",
-            "x".repeat(400)
+            "x".repeat(2000)
         );
     }
     daemon.conf().write("directory.ldif", &many);
@@ -280,12 +279,19 @@ fn a_long_answer_to_a_slow_reader_holds_nobody_up() {
     assert!(said.len() > 8_000_000, "{}", said.len());
 }
 
+/// Debian's own python, which has its packages.
+fn python(script: &str, arguments: &[&str]) -> Output {
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", script]).args(arguments);
+    output_within(python, b"", Duration::from_secs(60))
+}
+
 const GATE: &str = "clients_only: true, store: Upstream";
 
 #[test]
 fn slapd_behind_the_gate_is_asked_and_its_refusals_are_passed_on() {
     let behind = free_port();
-    let slapd = Foreign::slapd(behind, DIRECTORY);
+    let slapd = Foreign::slapd(behind, &DIRECTORY.replace("version: 1\n", ""));
     let (daemon, ports) = serve(&format!("Ldap({GATE}(\"localhost:{behind}\"))"));
     let (url, secured) = (ports.url(), format!("ldaps://127.0.0.1:{}", ports.secured));
     let root = "cn=admin,dc=example,dc=org";

@@ -82,7 +82,11 @@ impl GateSession {
                 .as_ref()
                 .is_some_and(|line| line.pending() > HIGH_WATER);
             if self.hold.is_some() || is_high {
-                return self.turn(cx);
+                match self.turn(cx) {
+                    // It has gone on meanwhile: what is left of the input is not to wait for more.
+                    Next::Read if !input.is_empty() => {}
+                    next => return next,
+                }
             }
             if self.from_client > 0 {
                 let count = self.from_client.min(input.len());

@@ -1,7 +1,6 @@
 #![forbid(unsafe_code)]
 //! Bind, Search, Compare and the extended operations.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use rasn::Decoder as _;
@@ -204,7 +203,7 @@ impl Conversation {
         let Some(parts) = directory.parts(&base, scope, &filter, may_start_tls(cx)) else {
             return Err((Code::NoSuchObject, directory.matched(&base), ""));
         };
-        let mut search = Search::new(VecDeque::from(parts), filter, items);
+        let mut search = Search::new(parts, filter, items);
         let mut sent = 0;
         let page = match &paged {
             None => None,
