@@ -29,6 +29,7 @@ mod http;
 mod ldap;
 pub mod mail;
 pub mod modules;
+mod moment;
 pub mod server;
 pub mod session;
 pub mod tls;

@@ -377,7 +377,12 @@ impl PollLoop {
                 self.core.enqueue_datagrams(batch);
             }
             match received {
-                Ok(_) => {}
+                Ok(udp_io::BATCH..) => {}
+                // The kernel had no more: whatever comes from here on is an event.
+                Ok(_) => {
+                    *undrained = false;
+                    return;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     *undrained = false;
                     return;

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -165,7 +166,9 @@ impl fmt::Debug for ExchangeHandle {
 /// Datagrams to be sent from the listener's sockets.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    pub(crate) datagrams: Vec<(Route, Vec<u8>)>,
+    /// Where each goes, and which of `bytes` it is: one piece of memory for all.
+    datagrams: Vec<(Route, Range<usize>)>,
+    bytes: Vec<u8>,
     pub(crate) reports: Vec<(IpAddr, Abuse)>,
     pub(crate) calls: Vec<u64>,
 }
@@ -173,7 +176,9 @@ pub struct Outbox {
 impl Outbox {
     /// Sends `bytes` along `route`.
     pub fn send(&mut self, route: Route, bytes: &[u8]) {
-        self.datagrams.push((route, bytes.to_vec()));
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.datagrams.push((route, start..self.bytes.len()));
     }
 
     /// Reports a misdeed of whoever is at the other end of `route`, as [`DatagramContext::report`] does.
@@ -193,10 +198,10 @@ impl Outbox {
         self.calls.push(key);
     }
 
-    /// What would be sent, as tests of a module look at it.
-    #[must_use]
-    pub fn pending(&self) -> &[(Route, Vec<u8>)] {
-        &self.datagrams
+    /// What is to be sent, in order.
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = (&Route, &[u8])> {
+        let datagrams = self.datagrams.iter();
+        datagrams.map(|(route, range)| (route, &self.bytes[range.clone()]))
     }
 }
 

@@ -30,9 +30,9 @@ pub fn ldap(bytes: &[u8]) {
         return;
     };
     let peer = test_peer();
-    let whole = crate::connection::fuzzing::converse_as(&MODULE, &peer, input, usize::MAX);
+    let whole = crate::connection::fuzzing::converse(&MODULE, &peer, input, usize::MAX);
     let pieces =
-        crate::connection::fuzzing::converse_as(&MODULE, &peer, input, usize::from(*piece) + 1);
+        crate::connection::fuzzing::converse(&MODULE, &peer, input, usize::from(*piece) + 1);
     assert!(whole == pieces, "{whole:?} {pieces:?}");
     let mut said = &whole.0[..];
     while let Some(head) = head(said).expect("our own message") {

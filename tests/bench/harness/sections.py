@@ -2,7 +2,10 @@
 
 import resource
 
+import mail
+import web
 from runs import Case, load
+from section import Section, timed
 from servers import Certificate, RUN, bare, haproxy, nginx, ours, ports, stunnel, xinetd, LOAD_CORE
 
 ECHO = 'Tcp(module: Echo, channels: 20000, sockets: [(port: PORT, address: "127.0.0.1")])'
@@ -12,19 +15,6 @@ ECHO_UDP = 'Udp(module: Echo, sockets: [(port: PORT, address: "127.0.0.1")])'
 LISTED = "127.32.0.0"
 LISTED_ALL = "127.32.0.0/11"
 MILLION = 1_000_000
-
-
-class Section:
-    """`cases` takes the settings and answers the cases; `targets` are (words, case, others, metric, at most), where
-    the best of the others is what the case is set against. Without others the figure itself is meant."""
-
-    def __init__(self, name, title, about, cases, targets=(), most_rounds=None, plot="bars", x_label=None):
-        self.name, self.title, self.about, self.cases = name, title, about, cases
-        self.targets, self.most_rounds, self.plot, self.x_label = targets, most_rounds, plot, x_label
-
-
-def timed(options, *more):
-    return ["--time", options.time, "--warmup", "200ms", *more]
 
 
 def backend():
@@ -304,4 +294,6 @@ SECTIONS = [
         "lists", "Cost of a refusal by the length of the list", "Single addresses; connections come from all of them.", lists,
         [], plot="lines", x_label="entries",
     ),
+    *web.SECTIONS,
+    *mail.SECTIONS,
 ]

@@ -106,9 +106,9 @@ def home(name, port):
     return path
 
 
-def ours(listeners, server="", name="portreeve", workers=None, count=1, udp=False):
+def ours(listeners, server="", name="portreeve", workers=None, count=1, udp=False, prepare=None):
     """The daemon; `listeners` maps a name to the text of its file, with PORT for its port. `count` such
-    listeners are made of each, on consecutive ports."""
+    listeners are made of each, on consecutive ports. `prepare` is called with the configuration's path before it starts."""
     port = ports(count)
     conf = home(name, port) / "conf"
     (conf / "listeners").mkdir(parents=True)
@@ -118,6 +118,8 @@ def ours(listeners, server="", name="portreeve", workers=None, count=1, udp=Fals
         for listener, text in listeners.items():
             text = text.replace("PORT", str(port + number))
             (conf / "listeners" / f"{listener}{number}.ron").write_text(text)
+    if prepare:
+        prepare(conf / "portreeve.ron")
     command = [ROOT / "target/release/portreeve", "run", "--config", conf / "portreeve.ron"]
     return Server(name, command, port, udp=udp)
 
@@ -138,6 +140,21 @@ def nginx(stream, name="nginx", udp=False):
         "stream { access_log off; tcp_nodelay on;\n" + stream.replace("PORT", str(port)) + "}\n"
     )
     return Server(name, ["/usr/sbin/nginx", "-p", path, "-c", path / "nginx.conf", "-e", "stderr"], port, udp=udp)
+
+
+def nginx_http(blocks, name="nginx", core=SERVER_CORE):
+    """nginx with these blocks of `http`; PORT is its port."""
+    port = ports()
+    path = home(name, port)
+    (path / "nginx.conf").write_text(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr emerg; user root;\n"
+        "events { worker_connections 20000; multi_accept on; }\n"
+        "http { access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000000;\n"
+        "keepalive_timeout 1h; open_file_cache max=100; types { text/css css; application/octet-stream bin; }\n"
+        "client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;\n"
+        + blocks.replace("PORT", str(port)) + "}\n"
+    )
+    return Server(name, ["/usr/sbin/nginx", "-p", path, "-c", path / "nginx.conf", "-e", "stderr"], port, core)
 
 
 def haproxy(sections, name="HAProxy", settings="", maxconn=4000):
