@@ -108,7 +108,7 @@ impl Talk {
 
     /// Everything that was reported of the peer.
     pub(crate) fn abuse(&self) -> &[crate::session::Abuse] {
-        &self.0.driver.abuse
+        self.0.driver.abuse.as_deref().map_or(&[], Vec::as_slice)
     }
 }
 
