@@ -26,6 +26,7 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod http;
+mod ldap;
 pub mod mail;
 pub mod modules;
 mod moment;

@@ -2,6 +2,7 @@
 //! The parts of a connection under any bytes, in any pieces. No socket.
 
 use std::io::{self, Cursor, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -352,7 +353,11 @@ pub(crate) fn converse(
     piece: usize,
 ) -> (Vec<u8>, bool) {
     let now = Instant::now();
-    let mut waker = || Waker::new(|| {});
+    let woken = Arc::new(AtomicBool::new(false));
+    let mut waker = || {
+        let woken = Arc::clone(&woken);
+        Waker::new(move || woken.store(true, Ordering::Relaxed))
+    };
     let mut around = Surroundings {
         peer,
         now,
@@ -369,6 +374,9 @@ pub(crate) fn converse(
         }
         loop {
             said.extend(driver.output.take_all().expect("memory"));
+            if woken.swap(false, Ordering::Relaxed) {
+                driver.request_wake();
+            }
             if let Wait::Work(work) = &mut driver.wait
                 && let Some(work) = work.take()
             {
@@ -378,7 +386,7 @@ pub(crate) fn converse(
                 if !driver.step(&mut around) {
                     break;
                 }
-            } else if !driver.step(&mut around) {
+            } else if !driver.step(&mut around) && !woken.load(Ordering::Relaxed) {
                 break;
             }
         }

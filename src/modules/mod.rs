@@ -8,6 +8,7 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod http;
+pub(crate) mod ldap;
 mod pop;
 mod proxy;
 pub(crate) mod radius;
@@ -60,6 +61,7 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     http::ENTRY,
+    ldap::ENTRY,
     pop::ENTRY,
     proxy::ENTRY,
     radius::ENTRY,
@@ -202,6 +204,14 @@ impl<'a> Settings<'a, '_> {
         let message = format!("expected a directory, found none at {}", path.display());
         self.errors.push(self.text.error(offset, message));
         None
+    }
+
+    /// A file's path, relative to the file of the settings; `usual` when the key is absent.
+    pub(crate) fn file(&mut self, field: Field<'a, String>, usual: &str) -> Option<PathBuf> {
+        match field.is_set() {
+            true => self.text.path(field, self.errors),
+            false => Some(self.text.file.parent().unwrap_or(Path::new("")).join(usual)),
+        }
     }
 
     /// Bits of an IPv6 address that are counted as one.

@@ -58,6 +58,16 @@ fn main() -> std::io::Result<()> {
         message
     });
     write(&corpus.join("snmp"), "request", snmp.into_iter())?;
+    let ldap = [
+        // A bind, a search with a filter of each kind, Who am I?, and Unbind.
+        &b"\x07\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00"[..],
+        b"\x07\x30\x2a\x02\x01\x02\x63\x25\x04\x06dc=org\x0a\x01\x02\x0a\x01\x00\x02\x01\x00\x02\x01\x00\x01\x01\x00\xa3\x09\x04\x02cn\x04\x03ann\x30\x03\x04\x01*",
+        b"\x01\x30\x2d\x02\x01\x02\x63\x28\x04\x06dc=org\x0a\x01\x02\x0a\x01\x00\x02\x01\x00\x02\x01\x00\x01\x01\x00\xa0\x0f\xa2\x04\x87\x02cn\xa4\x07\x04\x02sn\x30\x01\x81\x30\x00",
+        b"\x03\x30\x1e\x02\x01\x03\x77\x19\x80\x171.3.6.1.4.1.4203.1.11.3\x30\x05\x02\x01\x04\x42\x00",
+    ];
+    write(&corpus.join("ldap"), "client", ldap.into_iter().map(<[u8]>::to_vec))?;
+    let ldif = [fs::read("conf/directory.ldif")?, b"version: 1\ndn:: ZGM9YQ==\nobjectClass: top\nsn;x:< y\n z\n\n#\n".to_vec()];
+    write(&corpus.join("ldif"), "file", ldif.into_iter())?;
     let head = |code: u8, length: u8| [&[code, 1, 0, length][..], &[7; 16]].concat();
     let radius = [
         [&head(1, 44)[..], b"\x01\x06nemo\x02\x12sixteen bytes ok"].concat(),

@@ -20,6 +20,7 @@
 //! | `admin.rs` | the Admin pages in Chromium, its API with curl, its metrics with Prometheus' parser |
 //! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
 //! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
+//! | `ldap.rs` | a directory, to OpenLDAP's tools, python and shelldap, and before slapd |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
 //! | `radius.rs` | access and accounting with radclient and pyrad, and behind FreeRADIUS |
 //! | `sip.rs` | registrations and calls with sipsak and sipp, over UDP and TCP, in bad weather and over restarts |
@@ -61,6 +62,7 @@ mod http;
 mod idle;
 mod kernel_filter;
 mod ladder;
+mod ldap;
 mod live_sockets;
 #[cfg(feature = "load")]
 mod load;
