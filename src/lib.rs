@@ -31,6 +31,7 @@ pub mod modules;
 pub mod server;
 pub mod session;
 pub mod tls;
+mod upgrade;
 pub mod upstream;
 
 /// The page on modules, compiled and run with the tests.

@@ -44,6 +44,7 @@ pub(super) fn plan(
         .get(server.state_dir, errors)
         .unwrap_or_else(|| STATE_DIR.to_owned());
     let drain = duration(text, server.drain, errors);
+    let upgrade_drain = duration(text, server.upgrade_drain, errors);
     let auto_ban = auto_ban(text, server.auto_ban, errors);
     let network = network(text, server.network, errors);
     let domains = domains::domains(
@@ -88,6 +89,7 @@ pub(super) fn plan(
         network: Arc::new(network),
         domains: Arc::new(domains),
         drain: drain.unwrap_or(defaults.drain),
+        upgrade_drain: upgrade_drain.unwrap_or(defaults.upgrade_drain),
         auto_ban,
         listeners: checked,
         notices,

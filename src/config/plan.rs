@@ -32,6 +32,8 @@ pub struct Plan {
     pub domains: Arc<Domains>,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
+    /// How long connections may go on in the old process after an upgrade.
+    pub upgrade_drain: Duration,
     /// Bans for misdeeds that modules report; `None` makes none.
     pub auto_ban: Option<AutoBan>,
     /// Listeners by name, in the order of their names.
@@ -50,6 +52,7 @@ impl Default for Plan {
             network: Arc::new(Network::default()),
             domains: Arc::default(),
             drain: Duration::from_secs(10),
+            upgrade_drain: Duration::from_secs(3600),
             auto_ban: None,
             listeners: Vec::new(),
             notices: Vec::new(),

@@ -36,6 +36,10 @@ pub(super) fn between(
         let drain = humantime::format_duration(next.drain);
         lines.push(format!("drain is {drain}"));
     }
+    if old.upgrade_drain != next.upgrade_drain {
+        let drain = humantime::format_duration(next.upgrade_drain);
+        lines.push(format!("upgrade_drain is {drain}"));
+    }
     if format!("{:?}", old.auto_ban) != format!("{:?}", next.auto_ban) {
         lines.push("auto_ban has other rules".to_owned());
     }

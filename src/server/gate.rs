@@ -258,6 +258,11 @@ impl Gate {
         }
     }
 
+    /// Whether newcomers wait for a second look.
+    pub(super) fn is_deciding(&self) -> bool {
+        !self.doubtful.is_empty()
+    }
+
     /// True when a newcomer has to be marked before the poll sleeps.
     pub(super) fn is_hasty(&self) -> bool {
         self.doubtful.iter().any(|doubtful| doubtful.mark.is_none())

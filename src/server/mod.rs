@@ -12,6 +12,7 @@ mod edits;
 mod exchanges;
 mod forms;
 mod gate;
+mod handover;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod parked;
@@ -39,14 +40,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Poll, Token};
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook_mio::v1_0::Signals as SignalSource;
 
 pub use sockets::StartError;
@@ -54,6 +55,7 @@ pub use sockets::StartError;
 use self::baton::Baton;
 use self::core::Core;
 use self::gate::Gate;
+use self::handover::Retirement;
 use self::poll_loop::PollLoop;
 use self::prepare::Workshop;
 use self::reload::{Changes, Order};
@@ -66,6 +68,7 @@ use crate::config::plan::Plan;
 use crate::control::request::Reloaded;
 use crate::control::{Commands, Link};
 use crate::tls;
+use crate::upgrade::{Heritage, Succession};
 
 /// How often certificates' ends are looked at.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -113,6 +116,9 @@ struct Shared {
     hangup: AtomicBool,
     /// How often a shutdown was asked for: once drains, twice stops at once.
     shutdowns: AtomicU32,
+    /// How another process is started in this one's place; unset where that is not possible.
+    succession: OnceLock<Succession>,
+    retirement: Retirement,
 }
 
 impl Server {
@@ -121,6 +127,14 @@ impl Server {
     /// # Errors
     /// A socket cannot be bound, or the system has no room for the threads.
     pub fn bind(plan: Plan) -> Result<Server, StartError> {
+        Self::bind_with(plan, Heritage::default())
+    }
+
+    /// The same with sockets that this process was given.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub(crate) fn bind_with(plan: Plan, heritage: Heritage) -> Result<Server, StartError> {
         let refused = |error: rustls::Error| StartError::new(format!("cannot start: {error}"));
         let system = |error: io::Error| StartError::new(format!("cannot start: {error}"));
         let most = descriptors::raise();
@@ -140,6 +154,7 @@ impl Server {
                 core: Arc::clone(&core),
                 warden: Arc::clone(&warden),
                 ticketer: tls::ticketer().map_err(refused)?,
+                heritage: Mutex::new(heritage),
             },
             core,
             warden,
@@ -154,6 +169,8 @@ impl Server {
             sets_log_level: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             shutdowns: AtomicU32::new(0),
+            succession: OnceLock::new(),
+            retirement: Retirement::default(),
         });
         let commands: Arc<dyn Commands> = Arc::clone(&shared) as Arc<dyn Commands>;
         shared.link.bind(Arc::downgrade(&commands));
@@ -166,7 +183,21 @@ impl Server {
             keeper,
         };
         server.begin(plan)?;
+        server.shared.workshop.heritage.lock().close_rest();
         Ok(server)
+    }
+
+    /// Lets SIGUSR2 and [`Request::Upgrade`](crate::control::Request::Upgrade) start another process in this one's
+    /// place.
+    #[must_use]
+    pub(crate) fn with_succession(self, succession: Succession) -> Self {
+        let _ = self.shared.succession.set(succession);
+        self
+    }
+
+    /// The process before this one writes nothing any more: its last words about bans are read.
+    pub(crate) fn relieved(&self) {
+        self.shared.warden.read_again();
     }
 
     /// Lets SIGTERM and SIGINT drain the server; a second one stops it at once.
@@ -174,7 +205,7 @@ impl Server {
     /// # Errors
     /// The system refuses the signal handlers.
     pub fn with_signals(mut self) -> io::Result<Self> {
-        let mut signals = SignalSource::new([SIGTERM, SIGINT, SIGHUP])?;
+        let mut signals = SignalSource::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
         self.poll_loop
             .registry()
             .register(&mut signals, SIGNAL, mio::Interest::READABLE)?;
@@ -253,6 +284,7 @@ impl Shared {
                 shared.warn_expiry();
             }
             let until = drained_at.map_or(expiry_at, |drained| drained.min(expiry_at));
+            let until = shared.retirement.look_at(until);
             let mut baton = core.poller.turn(&core.queue, &mut receiver, until)?;
             while let Ok(order) = orders.try_recv() {
                 order.carry_out(&mut baton.poll_loop, &mut receiver);
@@ -265,6 +297,7 @@ impl Shared {
                     .for_each(|signal| Shared::signalled(shared, signal));
             }
             match shared.shutdowns.load(Ordering::Acquire) {
+                0 if shared.has_parted(&baton.poll_loop) => return Ok(()),
                 0 => {
                     drop(baton);
                     core.poller.attend(&core.queue, until);
@@ -365,6 +398,8 @@ impl Shared {
     fn signalled(shared: &Arc<Shared>, signal: i32) {
         if signal == SIGHUP {
             Shared::hang_up(shared);
+        } else if signal == SIGUSR2 {
+            Shared::upgrade_aside(shared);
         } else {
             shared.shutdowns.fetch_add(1, Ordering::AcqRel);
         }

@@ -111,7 +111,10 @@ impl PollLoop {
         let mut retired = Retired::default();
         // Whoever the kernel let in before the end of a socket is looked at by its rules.
         for index in swap.removed {
-            retired.sources.extend(self.remove(index, receiver));
+            retired.sources.extend(match swap.leaves {
+                true => self.leave(index),
+                false => self.remove(index, receiver),
+            });
         }
         for (limits, settings) in swap.limits {
             limits.replace(settings);
@@ -164,15 +167,27 @@ impl PollLoop {
                 break;
             }
         }
-        self.undrained.retain(|other| *other != index);
-        let source = self.sources.get_mut(index)?.take()?;
-        let fd = source.kind.fd();
-        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        let source = self.leave(index)?;
         if let Kind::Tcp { accepts, .. } = &source.kind {
             // At once, whoever else still holds the descriptor.
             let _ = SockRef::from(&**accepts).shutdown(Shutdown::Read);
         }
         Some(source)
+    }
+
+    /// Takes a socket out that may go on listening elsewhere: whoever waits in its queue stays there.
+    fn leave(&mut self, index: usize) -> Option<Source> {
+        self.undrained.retain(|other| *other != index);
+        let source = self.sources.get_mut(index)?.take()?;
+        // Others may hold the descriptor, so that closing it would not end its events.
+        let fd = source.kind.fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        Some(source)
+    }
+
+    /// Whether newcomers are there that are not decided about.
+    pub(crate) fn is_deciding(&self) -> bool {
+        self.gate.is_deciding()
     }
 
     /// Stops accepting: the kernel refuses newcomers from here on.

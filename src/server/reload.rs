@@ -175,6 +175,10 @@ impl Shared {
         write: impl FnOnce() -> Result<(), Refused>,
     ) -> Result<Reloaded, Refused> {
         let old = self.state.load_full();
+        if let Some(pid) = self.retirement.heir() {
+            let why = format!("process {pid} has taken over, and is to be asked");
+            return Err(Refused::because(why));
+        }
         if matches!(scope, Scope::All) && !dry_run {
             descriptors::warn(&plan, descriptors::raise());
         }
@@ -237,9 +241,13 @@ impl Shared {
 
     /// Waits until the poll thread has made the swap.
     fn put_in_force(&self, prepared: &mut Prepared) -> Result<(), Refused> {
+        self.swap(std::mem::take(&mut prepared.swap))
+    }
+
+    /// The same for a change that needs no preparation.
+    pub(super) fn swap(&self, swap: Swap) -> Result<(), Refused> {
         let stops = || Refused::because("the daemon stops");
         let (done, answer) = bounded(1);
-        let swap = std::mem::take(&mut prepared.swap);
         self.inbox.send(Order { swap, done }).map_err(|_| stops())?;
         self.core.summon();
         match answer.recv() {
@@ -255,6 +263,7 @@ impl Shared {
         let domains = plan.domains.prepare(&self.state_dir, SystemTime::now());
         Ok(State {
             drain: plan.drain,
+            upgrade_drain: plan.upgrade_drain,
             auto_ban: plan.auto_ban.clone(),
             network: Arc::clone(&plan.network),
             domains: Arc::new(domains.map_err(|error| error.to_string())?),
@@ -313,8 +322,9 @@ impl Shared {
 
 impl State {
     /// All that one listener's, or the network's, change leaves as it is.
-    fn take_over(&mut self, old: &State) {
+    pub(super) fn take_over(&mut self, old: &State) {
         self.drain = old.drain;
+        self.upgrade_drain = old.upgrade_drain;
         self.auto_ban.clone_from(&old.auto_ban);
         self.domains = Arc::clone(&old.domains);
     }

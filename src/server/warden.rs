@@ -42,6 +42,8 @@ pub(crate) struct Warden {
     writing: Mutex<()>,
     /// Something is not written yet.
     dirty: AtomicBool,
+    /// The file is another process's now.
+    retired: AtomicBool,
     wake: Sender<()>,
 }
 
@@ -92,6 +94,7 @@ impl Warden {
             path: state_dir.join(FILE),
             writing: Mutex::new(()),
             dirty: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             wake,
         };
         warden.read(SystemTime::now());
@@ -122,6 +125,21 @@ impl Warden {
         if count > 0 {
             log::info!("{count} bans are in force, from {path}");
         }
+    }
+
+    /// Takes the bans of the file in place of those known so far: another process has written it last.
+    pub(crate) fn read_again(&self) {
+        let now = SystemTime::now();
+        for ban in self.bans.list(now) {
+            self.bans.unban(ban.net);
+        }
+        self.read(now);
+    }
+
+    /// Writes what is left, and never again: the file passes to another process.
+    pub(crate) fn retire(&self) {
+        self.write_late();
+        self.retired.store(true, Ordering::Release);
     }
 
     fn put_aside(&self, why: &dyn Display) {
@@ -222,6 +240,9 @@ impl Warden {
 
     fn write(&self) -> io::Result<()> {
         let _writing = self.writing.lock();
+        if self.retired.load(Ordering::Acquire) {
+            return Err(io::Error::other("another process has taken over"));
+        }
         self.dirty.store(false, Ordering::Release);
         let seconds = |time: SystemTime| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH);
@@ -249,6 +270,7 @@ impl Warden {
 
     fn write_late(&self) {
         if self.dirty.load(Ordering::Acquire)
+            && !self.retired.load(Ordering::Acquire)
             && let Err(error) = self.write()
         {
             log::warn!("bans are not kept: {}: {error}", self.path.display());

@@ -29,6 +29,7 @@
 //! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
+//! | `upgrade.rs` | another process in the daemon's place: nobody is refused or cut |
 //! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
 //! | `connections.rs` | who is connected, and how a person ends it |
 //! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
@@ -75,4 +76,5 @@ mod snmp;
 mod sockets;
 mod tftp;
 mod tls;
+mod upgrade;
 mod weather;
