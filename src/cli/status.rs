@@ -80,5 +80,13 @@ pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
         status.workers.busy,
         status.workers.total
     );
+    if let Some(overload) = status.overload.filter(|overload| overload.stage > 0) {
+        let cause = overload.cause.unwrap_or_default();
+        say!(
+            "overloaded: stage {} ({}) for {cause}",
+            overload.stage,
+            overload.name
+        );
+    }
     Ok(ExitCode::from(DONE))
 }

@@ -45,6 +45,14 @@ pub(super) fn plan(
         .unwrap_or_else(|| STATE_DIR.to_owned());
     let drain = duration(text, server.drain, errors);
     let upgrade_drain = duration(text, server.upgrade_drain, errors);
+    let memory = text.map(server.memory, errors, |memory: String| match memory
+        .parse::<bytesize::ByteSize>()
+    {
+        Ok(size) if size.0 >= 1 << 20 => Ok(size.0),
+        _ => Err(format!(
+            "expected a size like \"512MiB\", at least 1MiB, found {memory:?}"
+        )),
+    });
     let auto_ban = auto_ban(text, server.auto_ban, errors);
     let network = network(text, server.network, errors);
     let domains = domains::domains(
@@ -90,6 +98,7 @@ pub(super) fn plan(
         domains: Arc::new(domains),
         drain: drain.unwrap_or(defaults.drain),
         upgrade_drain: upgrade_drain.unwrap_or(defaults.upgrade_drain),
+        memory,
         auto_ban,
         listeners: checked,
         notices,

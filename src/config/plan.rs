@@ -34,6 +34,9 @@ pub struct Plan {
     pub drain: Duration,
     /// How long connections may go on in the old process after an upgrade.
     pub upgrade_drain: Duration,
+    /// How much memory, in bytes, the stages of overload keep the daemon under; `None` is what its control group
+    /// allows.
+    pub memory: Option<u64>,
     /// Bans for misdeeds that modules report; `None` makes none.
     pub auto_ban: Option<AutoBan>,
     /// Listeners by name, in the order of their names.
@@ -53,6 +56,7 @@ impl Default for Plan {
             domains: Arc::default(),
             drain: Duration::from_secs(10),
             upgrade_drain: Duration::from_secs(3600),
+            memory: None,
             auto_ban: None,
             listeners: Vec::new(),
             notices: Vec::new(),

@@ -26,6 +26,8 @@ pub(super) struct Server<'a> {
     #[serde(borrow, default)]
     pub(super) upgrade_drain: Field<'a, String>,
     #[serde(borrow, default)]
+    pub(super) memory: Field<'a, String>,
+    #[serde(borrow, default)]
     pub(super) auto_ban: Field<'a, AutoBan<'a>>,
 }
 

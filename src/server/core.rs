@@ -16,6 +16,7 @@ use super::exchanges;
 use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
+use super::pressure::Pressure;
 use super::queue::Queue;
 use super::reaper::Reaper;
 use crate::connection::{Connection, Lingering};
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     pub(super) busy: AtomicUsize,
     lingering: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    pub(crate) pressure: Pressure,
     pub(crate) poller: Poller,
     reaper: Reaper,
 }
@@ -152,6 +154,7 @@ impl Core {
             busy: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            pressure: Pressure::default(),
             poller: Poller::default(),
             reaper: Reaper::start()?,
         })

@@ -19,6 +19,7 @@ pub(crate) mod parked;
 mod poll_loop;
 mod preface;
 mod prepare;
+pub(crate) mod pressure;
 mod queue;
 mod reaper;
 mod refusals;
@@ -31,6 +32,8 @@ mod swap;
 mod tests;
 #[cfg(test)]
 mod tests_live;
+#[cfg(test)]
+mod tests_overload;
 mod udp_io;
 pub(crate) mod warden;
 pub(crate) mod why;
@@ -58,6 +61,7 @@ use self::gate::Gate;
 use self::handover::Retirement;
 use self::poll_loop::PollLoop;
 use self::prepare::Workshop;
+use self::pressure::{Gauge, Meter};
 use self::reload::{Changes, Order};
 use self::state::{RunningKind, State};
 use self::status::{Status, WorkerStatus};
@@ -119,6 +123,7 @@ struct Shared {
     /// How another process is started in this one's place; unset where that is not possible.
     succession: OnceLock<Succession>,
     retirement: Retirement,
+    gauge: Gauge,
 }
 
 impl Server {
@@ -171,6 +176,7 @@ impl Server {
             shutdowns: AtomicU32::new(0),
             succession: OnceLock::new(),
             retirement: Retirement::default(),
+            gauge: Gauge::default(),
         });
         let commands: Arc<dyn Commands> = Arc::clone(&shared) as Arc<dyn Commands>;
         shared.link.bind(Arc::downgrade(&commands));
@@ -253,11 +259,13 @@ impl Server {
             mut signals,
             keeper,
         } = self;
+        let meter = Meter::start(&shared)?;
         shared.core.poller.open(Baton::new(poll_loop));
         let served = Shared::serve(&shared, &orders, &mut signals);
         // The sockets close first, then the threads end. A handle that is kept holds no port, and nobody waits
         // for a change that nobody makes any more.
         drop(shared.core.poller.close());
+        drop(meter);
         shared.state.store(Arc::default());
         drop(orders);
         drop(workers);
@@ -381,6 +389,7 @@ impl Shared {
                 total: self.workers,
                 busy: self.core.busy(),
             },
+            overload: Some(self.gauge.status(self.core.pressure.stage())),
         }
     }
 
@@ -391,6 +400,7 @@ impl Shared {
             busy: self.core.busy(),
             waits: self.core.queue.waits.sample(),
             domains: Arc::clone(&state.domains),
+            overload: self.gauge.status(self.core.pressure.stage()),
         };
         metrics::text(sample)
     }

@@ -22,9 +22,12 @@ use super::sockets;
 use super::swap::{Retired, Swap};
 use super::udp_io;
 use crate::admission::ladder::Restriction;
+use crate::admission::overload::Stage;
 
 /// Connections accepted from one socket before the others get their share.
 const ACCEPT_BUDGET: usize = 64;
+/// Those in an overloaded server, each [`DESCRIPTOR_PAUSE`].
+const FEW: usize = 4;
 /// Receive calls on one socket before the others get their share.
 const RECEIVE_BUDGET: usize = 8;
 /// Rounds of a budget each in which a socket that goes away is emptied.
@@ -314,7 +317,9 @@ impl PollLoop {
         else {
             return;
         };
-        for _ in 0..ACCEPT_BUDGET {
+        let slowed = self.core.pressure.stage() == Stage::Slowed;
+        let budget = if slowed { FEW } else { ACCEPT_BUDGET };
+        for _ in 0..budget {
             match accepts.accept() {
                 Ok((stream, remote)) => {
                     let remote = sockets::canonical(remote);
@@ -345,6 +350,9 @@ impl PollLoop {
                 },
             }
         }
+        if slowed {
+            *paused = Some(now + DESCRIPTOR_PAUSE);
+        }
     }
 
     fn receive(&mut self, index: usize, receiver: &mut udp_io::Receiver) {
@@ -365,6 +373,7 @@ impl PollLoop {
             return;
         };
         let (at, gate) = (*at, &mut self.gate);
+        let stage = self.core.pressure.stage();
         for _ in 0..RECEIVE_BUDGET {
             if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
                 // The kernel keeps what does not fit, and a worker that ends a batch changes this soon.
@@ -378,6 +387,7 @@ impl PollLoop {
                 receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
                     let rates = &listener.rates;
                     match gate.clear_datagram(remote.ip(), restriction, (wall, now), rates) {
+                        Ok(cleared) if !stage.admits(cleared.class()) => listener.counters.lose(1),
                         Ok(cleared) => {
                             listener.counters.accept();
                             batch.push(remote, local, at, cleared.class(), bytes);

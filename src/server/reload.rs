@@ -264,6 +264,7 @@ impl Shared {
         Ok(State {
             drain: plan.drain,
             upgrade_drain: plan.upgrade_drain,
+            memory: plan.memory,
             auto_ban: plan.auto_ban.clone(),
             network: Arc::clone(&plan.network),
             domains: Arc::new(domains.map_err(|error| error.to_string())?),
@@ -312,6 +313,8 @@ impl Shared {
 
     fn enter(&self, state: State) {
         let network = Arc::clone(&state.network);
+        let memory = state.memory.unwrap_or(0);
+        self.gauge.memory.store(memory, Ordering::Relaxed);
         self.warden.set_policy(state.auto_ban.clone(), network);
         if self.sets_log_level.load(Ordering::Relaxed) {
             log::set_max_level(state.log_level());
@@ -325,6 +328,7 @@ impl State {
     pub(super) fn take_over(&mut self, old: &State) {
         self.drain = old.drain;
         self.upgrade_drain = old.upgrade_drain;
+        self.memory = old.memory;
         self.auto_ban.clone_from(&old.auto_ban);
         self.domains = Arc::clone(&old.domains);
     }

@@ -21,6 +21,8 @@ use crate::tls::Domains;
 pub(super) struct State {
     pub(super) drain: Duration,
     pub(super) upgrade_drain: Duration,
+    /// In bytes.
+    pub(super) memory: Option<u64>,
     pub(super) auto_ban: Option<AutoBan>,
     pub(super) network: Arc<Network>,
     pub(super) domains: Arc<Domains>,

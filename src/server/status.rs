@@ -9,12 +9,41 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// The daemon at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Status {
     /// Listeners in the order of their names.
     pub listeners: Vec<ListenerStatus>,
     /// The threads that run sessions.
     pub workers: WorkerStatus,
+    /// How near the server is to its limits; absent in an answer of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<OverloadStatus>,
+}
+
+/// How near the server is to its limits, and what it does about it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct OverloadStatus {
+    /// 0 (calm) to 3.
+    pub stage: u8,
+    /// `calm`, `strained`, `guarded` or `slowed`.
+    pub name: String,
+    /// What asked for the stage: `queue wait`, `descriptors` or `memory`; null when it is 0.
+    pub cause: Option<String>,
+    /// How long turns wait for a worker, in seconds.
+    pub queue_wait: f64,
+    /// Open descriptors.
+    pub descriptors: ShareStatus,
+    /// Resident memory in bytes.
+    pub memory: ShareStatus,
+}
+
+/// A part of what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// What is in use.
+    pub used: u64,
+    /// What may be; null where there is no limit.
+    pub limit: Option<u64>,
 }
 
 /// One listener and its counters since the daemon started.
@@ -91,6 +120,7 @@ mod tests {
                 ],
             }],
             workers: WorkerStatus { total: 64, busy: 1 },
+            overload: None,
         };
         assert_eq!(serde_json::to_string(&status).expect("plain values"), FIXED);
         assert_eq!(

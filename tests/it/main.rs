@@ -28,6 +28,7 @@
 //! | `pop.rs` | mail out, to curl, poplib and mpop |
 //! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `overload.rs` | what a daemon near its limits stops doing, and that it takes it up again |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
 //! | `upgrade.rs` | another process in the daemon's place: nobody is refused or cut |
 //! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
@@ -64,6 +65,7 @@ mod live_sockets;
 mod load;
 mod mail_gates;
 mod modules;
+mod overload;
 mod pop;
 mod proxy;
 mod proxy_from;
