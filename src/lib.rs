@@ -30,6 +30,7 @@ pub mod mail;
 pub mod modules;
 pub mod server;
 pub mod session;
+mod shared;
 pub mod tls;
 mod upgrade;
 pub mod upstream;

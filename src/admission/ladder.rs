@@ -161,6 +161,13 @@ impl CountKey {
     }
 }
 
+impl CountKey {
+    /// The address, or the first of its prefix.
+    pub(super) fn address(self) -> IpAddr {
+        IpAddr::V6(self.0.into()).to_canonical()
+    }
+}
+
 /// Climbs the rungs that look at the address alone. The first that refuses is the reason.
 pub fn clear(
     address: IpAddr,

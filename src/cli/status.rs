@@ -88,5 +88,19 @@ pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
             overload.name
         );
     }
+    if let Some(shared) = &status.shared {
+        match &shared.error {
+            None if shared.connected => say!(
+                "shared with {} other daemons, by {}",
+                shared.nodes,
+                shared.server
+            ),
+            why => say!(
+                "{} is away, this daemon is on its own: {}",
+                shared.server,
+                why.as_deref().unwrap_or("not reached yet")
+            ),
+        }
+    }
     Ok(ExitCode::from(DONE))
 }

@@ -53,6 +53,7 @@ pub(super) fn plan(
             "expected a size like \"512MiB\", at least 1MiB, found {memory:?}"
         )),
     });
+    let shared = shared(text, server.shared, errors);
     let auto_ban = auto_ban(text, server.auto_ban, errors);
     let network = network(text, server.network, errors);
     let domains = domains::domains(
@@ -99,9 +100,23 @@ pub(super) fn plan(
         drain: drain.unwrap_or(defaults.drain),
         upgrade_drain: upgrade_drain.unwrap_or(defaults.upgrade_drain),
         memory,
+        shared,
         auto_ban,
         listeners: checked,
         notices,
+    })
+}
+
+/// Where news are exchanged with other daemons.
+fn shared<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::Shared<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<String> {
+    let raw::Shared::Redis(url) = field.raw().and_then(|raw| text.read(raw, errors))?;
+    text.map(url, errors, |url: String| match redis::Client::open(&*url) {
+        Ok(_) => Ok(url),
+        Err(_) => Err("expected a URL like \"redis://:PASSWORD@192.0.2.1:6379/0\" or \"redis+unix:///run/redis.sock\"".to_owned()),
     })
 }
 

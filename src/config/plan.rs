@@ -37,6 +37,8 @@ pub struct Plan {
     /// How much memory, in bytes, the stages of overload keep the daemon under; `None` is what its control group
     /// allows.
     pub memory: Option<u64>,
+    /// The URL of a Redis or Valkey server by which daemons know bans and counts together.
+    pub shared: Option<String>,
     /// Bans for misdeeds that modules report; `None` makes none.
     pub auto_ban: Option<AutoBan>,
     /// Listeners by name, in the order of their names.
@@ -57,6 +59,7 @@ impl Default for Plan {
             drain: Duration::from_secs(10),
             upgrade_drain: Duration::from_secs(3600),
             memory: None,
+            shared: None,
             auto_ban: None,
             listeners: Vec::new(),
             notices: Vec::new(),

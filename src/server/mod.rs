@@ -34,6 +34,7 @@ mod tests;
 mod tests_live;
 #[cfg(test)]
 mod tests_overload;
+mod together;
 mod udp_io;
 pub(crate) mod warden;
 pub(crate) mod why;
@@ -103,6 +104,8 @@ struct Shared {
     warden: Arc<Warden>,
     workers: usize,
     state_dir: PathBuf,
+    /// The URL by which news are exchanged with other daemons.
+    shared: Option<String>,
     /// The file that a reload reads; empty for a server that a program built.
     file: PathBuf,
     link: Link,
@@ -165,6 +168,7 @@ impl Server {
             warden,
             workers: workers.count(),
             state_dir: plan.state_dir.clone(),
+            shared: plan.shared.clone(),
             file: plan.file.clone(),
             link: plan.link.clone(),
             state: ArcSwap::default(),
@@ -189,6 +193,9 @@ impl Server {
             keeper,
         };
         server.begin(plan)?;
+        if let Some(url) = &server.shared.shared {
+            server.join_others(url)?;
+        }
         server.shared.workshop.heritage.lock().close_rest();
         Ok(server)
     }
@@ -390,6 +397,7 @@ impl Shared {
                 busy: self.core.busy(),
             },
             overload: Some(self.gauge.status(self.core.pressure.stage())),
+            shared: self.together(),
         }
     }
 

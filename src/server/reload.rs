@@ -191,7 +191,8 @@ impl Shared {
         let mut kept = Vec::new();
         match scope {
             Scope::All => {
-                reloaded.needs_restart = self.needs_restart(plan.workers, &plan.state_dir)
+                reloaded.needs_restart =
+                    self.needs_restart(plan.workers, &plan.state_dir, plan.shared.as_deref())
             }
             Scope::Listener(name) => {
                 plans.retain(|plan| *plan.name == **name);
@@ -272,10 +273,18 @@ impl Shared {
         })
     }
 
-    fn needs_restart(&self, workers: usize, state_dir: &std::path::Path) -> Vec<String> {
+    fn needs_restart(
+        &self,
+        workers: usize,
+        state_dir: &std::path::Path,
+        shared: Option<&str>,
+    ) -> Vec<String> {
         let mut keys = Vec::new();
         if workers != self.workers {
             keys.push(format!("workers ({} -> {workers})", self.workers));
+        }
+        if shared != self.shared.as_deref() {
+            keys.push("shared".to_owned());
         }
         if state_dir != self.state_dir {
             let (old, new) = (self.state_dir.display(), state_dir.display());

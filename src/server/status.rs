@@ -18,6 +18,22 @@ pub struct Status {
     /// How near the server is to its limits; absent in an answer of an older version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overload: Option<OverloadStatus>,
+    /// How it stands with daemons that share bans and counts; absent where none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedStatus>,
+}
+
+/// How it stands with daemons that share bans and counts with this one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SharedStatus {
+    /// The server that carries the news.
+    pub server: String,
+    /// News come and go; else this daemon goes on by its own counts.
+    pub connected: bool,
+    /// Other daemons that are alive.
+    pub nodes: usize,
+    /// Why it is not connected.
+    pub error: Option<String>,
 }
 
 /// How near the server is to its limits, and what it does about it.
@@ -121,6 +137,7 @@ mod tests {
             }],
             workers: WorkerStatus { total: 64, busy: 1 },
             overload: None,
+            shared: None,
         };
         assert_eq!(serde_json::to_string(&status).expect("plain values"), FIXED);
         assert_eq!(

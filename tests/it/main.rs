@@ -31,6 +31,7 @@
 //! | `overload.rs` | what a daemon near its limits stops doing, and that it takes it up again |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
 //! | `upgrade.rs` | another process in the daemon's place: nobody is refused or cut |
+//! | `shared.rs` | three daemons and a Redis server: bans and counts known together, and what is done while it is away |
 //! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
 //! | `connections.rs` | who is connected, and how a person ends it |
 //! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
@@ -72,6 +73,7 @@ mod proxy_from;
 mod radius;
 mod reload;
 mod reverse_proxy;
+mod shared;
 mod signals;
 mod smtp;
 mod snmp;

@@ -41,6 +41,7 @@ impl Commands for Daemon {
             ],
             workers: WorkerStatus { total: 8, busy: 1 },
             overload: None,
+            shared: None,
         })
     }
 }
