@@ -4,6 +4,8 @@
 pub mod delivery;
 #[cfg(test)]
 pub(crate) mod dialogues;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod line;
 pub mod lock;
 pub mod login;

@@ -12,6 +12,7 @@ pub mod ladder;
 pub mod limits;
 pub mod overload;
 pub mod rates;
+pub(crate) mod socket_filter;
 
 #[cfg(test)]
 mod rules;
