@@ -32,7 +32,9 @@ pub mod modules;
 mod moment;
 pub mod server;
 pub mod session;
+mod shared;
 pub mod tls;
+mod upgrade;
 pub mod upstream;
 
 /// The page on modules, compiled and run with the tests.

@@ -15,6 +15,7 @@ mod explain;
 mod live;
 mod run;
 mod status;
+mod successor;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,8 +42,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run in the foreground; SIGHUP reloads, SIGTERM drains and ends, twice stops at once
-    Run(Common),
+    /// Run in the foreground; SIGHUP reloads, SIGUSR2 upgrades, SIGTERM drains and ends, twice stops at once
+    Run(run::Options),
     /// Check the configuration and print the table of sockets
     Check(Common),
     /// Tell why an address is admitted or refused: each rung and the list line that decides
@@ -57,6 +58,8 @@ enum Command {
     Disconnect(live::DisconnectOptions),
     /// Read the configuration again and put it in force, all or nothing
     Reload(live::ReloadOptions),
+    /// Start the program as it is on disk now in the daemon's place; no connection is refused or cut for it
+    Upgrade(live::UpgradeOptions),
     /// Keep an address or a network out for a time, and close its connections
     Ban(live::BanOptions),
     /// Take a ban back
@@ -109,7 +112,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Run(common) => run::run(&common),
+        Command::Run(options) => run::run(&options),
         Command::Check(common) => check::check(&common),
         Command::Explain(options) => explain::explain(&options),
         Command::Account(options) => account::account(&options),
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Connections(options) => live::connections(&options),
         Command::Disconnect(options) => live::disconnect(&options),
         Command::Reload(options) => live::reload(&options),
+        Command::Upgrade(options) => live::upgrade(&options),
         Command::Ban(options) => live::ban(&options),
         Command::Unban(options) => live::unban(&options),
         Command::Bans(options) => live::bans(&options),

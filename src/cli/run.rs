@@ -2,37 +2,58 @@
 //! `portreeve run`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::Args;
+
+use super::successor::{self, Start};
 use super::{Common, DONE, fail};
-use crate::control::{Commands, ControlSocket, Link};
+use crate::control::{Commands, Link};
 use crate::server::Server;
 
-pub(super) fn run(common: &Common) -> Result<ExitCode, ExitCode> {
+#[derive(Args)]
+pub(super) struct Options {
+    /// Write the process id to this file; after an upgrade it has the new one's
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn run(options: &Options) -> Result<ExitCode, ExitCode> {
     // Whoever started us may have left descriptors open; programs of ours are not to get them.
     close_fds::set_fds_cloexec(3, &[]);
-    let link = Link::default();
-    let plan = common.load_for(&link)?;
     start_log();
+    let mut start = Start::new();
+    let link = Link::default();
+    let plan = start.load(&options.common, &link)?;
     for notice in &plan.notices {
         log::warn!("{notice}");
     }
-    let control = ControlSocket::open(&plan.state_dir).map_err(fail)?;
-    let server = Server::bind(plan).map_err(fail)?;
-    let mut server = server.with_signals().map_err(fail)?;
+    let control = start.control(&plan.state_dir);
+    let control = control.map_err(|error| start.fail(error))?;
+    let heritage = std::mem::take(&mut start.heritage);
+    let server = Server::bind_with(plan, heritage).map_err(|error| start.fail(error))?;
+    let server = server.with_signals().map_err(|error| start.fail(error))?;
+    let mut server = server.with_succession(successor::succession(&control));
     if std::env::var_os("RUST_LOG").is_none() {
         server = server.with_log_levels();
     }
     for (listener, transport, address) in server.addresses() {
         log::info!(target: &listener, "listening on {transport} {address}");
     }
+    start.take_over(&server, &control);
+    let pid_file = start.pid_file(options.pid_file.as_deref())?;
     let commands: Arc<dyn Commands> = Arc::new(server.handle());
     link.bind(Arc::downgrade(&commands));
     let control = control.serve(commands).map_err(fail)?;
+    start.serves();
     log::info!("portreeve {} is up", env!("CARGO_PKG_VERSION"));
     server.run().map_err(fail)?;
     drop(control);
+    drop(pid_file);
     Ok(ExitCode::from(DONE))
 }
 

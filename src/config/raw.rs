@@ -24,7 +24,20 @@ pub(super) struct Server<'a> {
     #[serde(borrow, default)]
     pub(super) drain: Field<'a, String>,
     #[serde(borrow, default)]
+    pub(super) upgrade_drain: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) memory: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) shared: Field<'a, Shared<'a>>,
+    #[serde(borrow, default)]
     pub(super) auto_ban: Field<'a, AutoBan<'a>>,
+}
+
+/// `shared: ..`.
+#[derive(Deserialize)]
+pub(super) enum Shared<'a> {
+    #[serde(borrow)]
+    Redis(Field<'a, String>),
 }
 
 /// `auto_ban: (..)`.

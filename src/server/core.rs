@@ -15,6 +15,7 @@ use super::datagrams::{Batch, UdpSockets};
 use super::exchanges;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
+use super::pressure::Pressure;
 use super::queue::Queue;
 use super::reaper::Reaper;
 use crate::connection::{Connection, Lingering};
@@ -60,6 +61,7 @@ pub(crate) struct Core {
     pub(super) busy: AtomicUsize,
     lingering: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    pub(crate) pressure: Pressure,
     pub(crate) poller: Poller,
     reaper: Reaper,
 }
@@ -155,6 +157,7 @@ impl Core {
             busy: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            pressure: Pressure::default(),
             poller: Poller::default(),
             reaper: Reaper::start()?,
         })

@@ -22,9 +22,12 @@ use super::sockets;
 use super::swap::{Retired, Swap};
 use super::udp_io;
 use crate::admission::ladder::Restriction;
+use crate::admission::overload::Stage;
 
 /// Connections accepted from one socket before the others get their share.
 const ACCEPT_BUDGET: usize = 64;
+/// Those in an overloaded server, each [`DESCRIPTOR_PAUSE`].
+const FEW: usize = 4;
 /// Rounds of a budget each in which a socket that goes away is emptied.
 const MOST_LAST_LOOKS: usize = 64;
 /// How long a socket rests when descriptors have run out.
@@ -109,7 +112,10 @@ impl PollLoop {
         let mut retired = Retired::default();
         // Whoever the kernel let in before the end of a socket is looked at by its rules.
         for index in swap.removed {
-            retired.sources.extend(self.remove(index, receiver));
+            retired.sources.extend(match swap.leaves {
+                true => self.leave(index),
+                false => self.remove(index, receiver),
+            });
         }
         for (limits, settings) in swap.limits {
             limits.replace(settings);
@@ -163,15 +169,27 @@ impl PollLoop {
                 break;
             }
         }
-        self.undrained.retain(|other| *other != index);
-        let source = self.sources.get_mut(index)?.take()?;
-        let fd = source.kind.fd();
-        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        let source = self.leave(index)?;
         if let Kind::Tcp { accepts, .. } = &source.kind {
             // At once, whoever else still holds the descriptor.
             let _ = SockRef::from(&**accepts).shutdown(Shutdown::Read);
         }
         Some(source)
+    }
+
+    /// Takes a socket out that may go on listening elsewhere: whoever waits in its queue stays there.
+    fn leave(&mut self, index: usize) -> Option<Source> {
+        self.undrained.retain(|other| *other != index);
+        let source = self.sources.get_mut(index)?.take()?;
+        // Others may hold the descriptor, so that closing it would not end its events.
+        let fd = source.kind.fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        Some(source)
+    }
+
+    /// Whether newcomers are there that are not decided about.
+    pub(crate) fn is_deciding(&self) -> bool {
+        self.gate.is_deciding()
     }
 
     /// Stops accepting: the kernel refuses newcomers from here on.
@@ -303,7 +321,9 @@ impl PollLoop {
         else {
             return;
         };
-        for _ in 0..ACCEPT_BUDGET {
+        let slowed = self.core.pressure.stage() == Stage::Slowed;
+        let budget = if slowed { FEW } else { ACCEPT_BUDGET };
+        for _ in 0..budget {
             match accepts.accept() {
                 Ok((stream, remote)) => {
                     let remote = sockets::canonical(remote);
@@ -334,6 +354,9 @@ impl PollLoop {
                 },
             }
         }
+        if slowed {
+            *paused = Some(now + DESCRIPTOR_PAUSE);
+        }
     }
 
     /// One batch: more at once would be cold by the time they are answered, which cost a tenth.
@@ -360,6 +383,7 @@ impl PollLoop {
             *paused = Some(Instant::now() + Duration::from_millis(1));
             return;
         }
+        let stage = self.core.pressure.stage();
         let mut batch = Box::new(Batch::new(group));
         let (wall, now) = (SystemTime::now(), Instant::now());
         let wildcard = port.place.1.is_none();
@@ -367,6 +391,7 @@ impl PollLoop {
             receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
                 let rates = &listener.rates;
                 match gate.clear_datagram(remote.ip(), restriction, (wall, now), rates) {
+                    Ok(cleared) if !stage.admits(cleared.class()) => listener.counters.lose(1),
                     Ok(cleared) => {
                         listener.counters.accept();
                         batch.push(remote, local, at, cleared.class(), bytes);

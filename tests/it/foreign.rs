@@ -64,6 +64,19 @@ impl Foreign {
         Self::start(command, move |_| serves(port))
     }
 
+    /// A Redis server that keeps nothing on disk.
+    #[track_caller]
+    pub(crate) fn redis(port: u16) -> Self {
+        let command = |home: &Path| {
+            let mut command = Command::new("redis-server");
+            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+            command.arg("--port").arg(port.to_string());
+            command.arg("--dir").arg(home);
+            command
+        };
+        Self::start(command, move |_| serves(port))
+    }
+
     /// A script of ours that listens on a port.
     #[track_caller]
     pub(crate) fn python(script: &Path, port: u16) -> Self {

@@ -31,7 +31,10 @@
 //! | `pop.rs` | mail out, to curl, poplib and mpop |
 //! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `overload.rs` | what a daemon near its limits stops doing, and that it takes it up again |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
+//! | `upgrade.rs` | another process in the daemon's place: nobody is refused or cut |
+//! | `shared.rs` | three daemons and a Redis server: bans and counts known together, and what is done while it is away |
 //! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
 //! | `connections.rs` | who is connected, and how a person ends it |
 //! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
@@ -68,12 +71,14 @@ mod live_sockets;
 mod load;
 mod mail_gates;
 mod modules;
+mod overload;
 mod pop;
 mod proxy;
 mod proxy_from;
 mod radius;
 mod reload;
 mod reverse_proxy;
+mod shared;
 mod signals;
 mod sip;
 mod smtp;
@@ -81,4 +86,5 @@ mod snmp;
 mod sockets;
 mod tftp;
 mod tls;
+mod upgrade;
 mod weather;
