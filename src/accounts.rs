@@ -13,7 +13,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 pub use file::{Change, EditError, set};
 pub use hash::hash;
+pub(crate) use hash::verify as verify_hash;
 
 use crate::config::ConfigError;
 
@@ -80,6 +81,8 @@ pub struct Accounts {
     table: ArcSwap<Table>,
     seen: Mutex<Seen>,
     waiting: Arc<AtomicUsize>,
+    /// How often the table was replaced.
+    changes: AtomicU64,
 }
 
 /// By name.
@@ -161,6 +164,7 @@ impl Accounts {
                 state,
             }),
             waiting: Arc::default(),
+            changes: AtomicU64::new(0),
         }))
     }
 
@@ -196,6 +200,12 @@ impl Accounts {
         let mut all: Vec<_> = self.table.load().values().cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// A number that is another one after the accounts have changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.look();
+        self.changes.load(Ordering::Acquire)
     }
 
     /// True when there is none.
@@ -250,6 +260,7 @@ impl Accounts {
                 log::info!("{} is read anew", file.display());
                 self.table
                     .store(Arc::new(accounts.map(index).unwrap_or_default()));
+                self.changes.fetch_add(1, Ordering::Release);
             }
             Err(errors) => errors.iter().for_each(|error| {
                 log::error!("{error}; the accounts stay as they were");

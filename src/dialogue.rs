@@ -78,6 +78,40 @@ pub(crate) fn answer(module: &dyn Module, peer: &Peer, bytes: &[u8], chunk: usiz
     run.said
 }
 
+/// A conversation of bytes, for protocols that have no lines.
+#[cfg(test)]
+pub(crate) struct Talk(Run);
+
+#[cfg(test)]
+impl Talk {
+    pub(crate) fn new(module: &dyn Module, peer: &Peer, chunk: usize) -> Self {
+        Talk(Run::new(module, peer, chunk))
+    }
+
+    /// What is said to these bytes.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.0.send(bytes);
+        std::mem::take(&mut self.0.said)
+    }
+
+    /// What is said when something happens; the events are those of a dialogue.
+    #[track_caller]
+    pub(crate) fn event(&mut self, what: &str) -> Vec<u8> {
+        self.0.event(0, what).expect("an event");
+        std::mem::take(&mut self.0.said)
+    }
+
+    /// Whether the session has come to this end.
+    pub(crate) fn is_at(&mut self, end: &str) -> bool {
+        self.0.end(0, end).is_ok()
+    }
+
+    /// Everything that was reported of the peer.
+    pub(crate) fn abuse(&self) -> &[crate::session::Abuse] {
+        self.0.driver.abuse.as_deref().map_or(&[], Vec::as_slice)
+    }
+}
+
 struct Script {
     steps: Vec<Step>,
 }

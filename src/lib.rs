@@ -26,6 +26,7 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod http;
+mod ldap;
 pub mod mail;
 #[cfg(feature = "manual")]
 pub mod manual;
@@ -36,7 +37,9 @@ pub mod sandbox;
 pub mod server;
 mod service;
 pub mod session;
+mod shared;
 pub mod tls;
+mod upgrade;
 pub mod upstream;
 
 /// The page on modules, compiled and run with the tests.

@@ -7,6 +7,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
+use std::sync::{LazyLock, OnceLock};
 
 use nix::unistd::{Gid, Group, Uid, User, initgroups, setresgid, setresuid};
 use parking_lot::Mutex;
@@ -21,11 +22,23 @@ use rustix::thread::{
 /// The one that is kept.
 const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 
+/// Set for a successor: whom it runs as, `USER:GROUP:UID:GID`, for it may find /etc/passwd out of reach.
+const MARK: &str = "PORTREEVE_RUN_AS";
+
+/// Users that were looked up.
+static KNOWN: LazyLock<Mutex<Vec<RunAs>>> =
+    LazyLock::new(|| Mutex::new(RunAs::of_predecessor().into_iter().collect()));
+
+/// Whom this process became.
+static ASSUMED: OnceLock<RunAs> = OnceLock::new();
+
 /// Whom the daemon runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunAs {
     /// The user's name.
     pub user: String,
+    /// The group's name, where one was named.
+    pub group: Option<String>,
     /// The user's number.
     pub uid: u32,
     /// The group's number: the one named, or the user's own.
@@ -39,17 +52,33 @@ impl RunAs {
     /// In words: this system knows no such user or group, or it is root.
     pub fn find(user: &str, group: Option<&str>) -> Result<RunAs, String> {
         // Asked again by each reload, when /etc/passwd may be out of reach; to become somebody else takes a restart.
-        static KNOWN: Mutex<Vec<(String, Option<String>, RunAs)>> = Mutex::new(Vec::new());
         let mut known = KNOWN.lock();
         let same = known
             .iter()
-            .find(|one| one.0 == user && one.1.as_deref() == group);
-        if let Some((.., run_as)) = same {
+            .find(|one| one.user == user && one.group.as_deref() == group);
+        if let Some(run_as) = same {
             return Ok(run_as.clone());
         }
         let run_as = Self::look_up(user, group)?;
-        known.push((user.to_owned(), group.map(str::to_owned), run_as.clone()));
+        known.push(run_as.clone());
         Ok(run_as)
+    }
+
+    /// What the predecessor says of this process, if that is true.
+    fn of_predecessor() -> Option<RunAs> {
+        let mark = std::env::var(MARK).ok()?;
+        let mut words = mark.split(':');
+        let run_as = RunAs {
+            user: words.next()?.to_owned(),
+            group: words
+                .next()
+                .filter(|one| !one.is_empty())
+                .map(str::to_owned),
+            uid: words.next()?.parse().ok()?,
+            gid: words.next()?.parse().ok()?,
+        };
+        let own = (Uid::effective().as_raw(), Gid::effective().as_raw());
+        (own == (run_as.uid, run_as.gid)).then_some(run_as)
     }
 
     fn look_up(user: &str, group: Option<&str>) -> Result<RunAs, String> {
@@ -67,7 +96,8 @@ impl RunAs {
             return Err("run_as gives root up; expected another user and group".to_owned());
         }
         Ok(RunAs {
-            user: found.name,
+            user: user.to_owned(),
+            group: group.map(str::to_owned),
             uid: found.uid.as_raw(),
             gid: gid.as_raw(),
         })
@@ -90,6 +120,7 @@ impl RunAs {
         }
         keep_one_capability()?;
         set_no_new_privs(true)?;
+        let _ = ASSUMED.set(self.clone());
         Ok(())
     }
 
@@ -146,6 +177,19 @@ fn keep_one_capability() -> io::Result<()> {
     // A kernel without ambient capabilities (before 4.3) has none to clear.
     let _ = clear_ambient_capability_set();
     Ok(())
+}
+
+/// What a successor's environment gets, so that it knows whom it runs as.
+#[must_use]
+pub fn for_successor() -> Option<(&'static str, String)> {
+    let RunAs {
+        user,
+        group,
+        uid,
+        gid,
+    } = ASSUMED.get()?;
+    let group = group.as_deref().unwrap_or_default();
+    Some((MARK, format!("{user}:{group}:{uid}:{gid}")))
 }
 
 /// Calls `spawn` while what this thread runs inherits CAP_NET_BIND_SERVICE, where we have it: meant for the

@@ -39,62 +39,81 @@ impl Default for Switches {
 }
 
 /// What holds this process.
+#[derive(Debug, Default)]
 struct InForce {
-    /// Absent where Landlock is not in force.
+    landlock: bool,
+    seccomp: bool,
+    /// What Landlock lets in. Absent where it is not in force, or has been since a predecessor.
     grants: Option<Grants>,
     programs: bool,
     connect: bool,
-    /// Either part of the sandbox holds whatever is run.
-    any: bool,
 }
 
 static IN_FORCE: OnceLock<InForce> = OnceLock::new();
 
-/// Set for a successor that this process starts: it is held already, and each Landlock domain would be one more
-/// of at most sixteen.
-const INHERITED: &str = "PORTREEVE_SANDBOX_INHERITED";
+/// Set for a successor: what holds it already. Each Landlock domain would be one more of at most sixteen.
+const INHERITED: &str = "PORTREEVE_SANDBOX";
 
 /// What a successor's environment gets, so that it does not build a sandbox within ours.
 #[must_use]
-pub fn for_successor() -> Option<(&'static str, &'static str)> {
-    IN_FORCE
-        .get()
-        .filter(|held| held.any)
-        .map(|_| (INHERITED, "1"))
+pub fn for_successor() -> (&'static str, String) {
+    let words = IN_FORCE.get().map(InForce::words).unwrap_or_default();
+    (INHERITED, words.join(" "))
 }
 
 /// Puts in force what a plan asks for, for good, and says in the log what that is. Call it before threads are
 /// started, which Landlock would not reach. A second call changes nothing.
 pub fn enter(plan: &Plan) {
-    if IN_FORCE.get().is_some() {
-        return;
+    if IN_FORCE.get().is_none() {
+        enter_from(plan, None);
     }
+}
+
+/// The same for a process that has a predecessor: what held that one holds this one, and is not built again.
+///
+/// # Errors
+/// What the plan needs and the sandbox does not let through.
+pub(crate) fn inherit(plan: &Plan) -> Result<(), Vec<ConfigError>> {
+    let words = std::env::var(INHERITED).unwrap_or_default();
+    if IN_FORCE.get().is_none() {
+        enter_from(plan, InForce::of_words(&words));
+    }
+    match complaints(&plan.needs) {
+        errors if errors.is_empty() => Ok(()),
+        errors => Err(errors),
+    }
+}
+
+/// Adds to what holds this process already, if anything does, what a plan asks for beyond it.
+fn enter_from(plan: &Plan, inherited: Option<InForce>) {
     let programs = plan.needs.iter().any(|need| need.what == What::Programs);
     let switches = plan.sandbox;
-    let mut held = InForce {
-        grants: None,
-        programs: programs || switches.landlock == Some(false),
-        connect: switches.connect,
-        any: false,
-    };
+    let wanted = |switch: Option<bool>| switch.unwrap_or(!programs);
+    let mut held = inherited.unwrap_or(InForce {
+        programs: true,
+        connect: true,
+        ..InForce::default()
+    });
     let mut words = Vec::new();
-    if std::env::var_os(INHERITED).is_some() {
-        words.push("as the process has it from its predecessor".to_owned());
-        held.any = true;
+    if held.landlock {
+        words.push("landlock as the predecessor had it".to_owned());
     } else {
-        let wanted = |switch: Option<bool>| switch.unwrap_or(!programs);
-        if wanted(switches.landlock) {
-            words.push(files(plan, programs, &mut held));
-        } else {
-            words.push(off(switches.landlock, "landlock"));
-        }
-        if wanted(switches.seccomp) {
-            words.push(calls(&mut held));
-        } else {
-            words.push(off(switches.seccomp, "seccomp"));
+        held.programs &= programs || switches.landlock == Some(false);
+        match wanted(switches.landlock) {
+            true => words.push(files(plan, programs, &mut held)),
+            false => words.push(off(switches.landlock, "landlock")),
         }
     }
-    if !switches.connect {
+    let tighter = held.connect && !switches.connect;
+    held.connect &= switches.connect;
+    if held.seccomp && !tighter {
+        words.push("seccomp as the predecessor had it".to_owned());
+    } else if wanted(switches.seccomp) {
+        words.push(calls(&mut held));
+    } else {
+        words.push(off(switches.seccomp, "seccomp"));
+    }
+    if !held.connect {
         words.push("no outgoing connections".to_owned());
     }
     log::info!("sandbox: {}", words.join("; "));
@@ -121,7 +140,7 @@ fn files(plan: &Plan, programs: bool, held: &mut InForce) -> String {
         }
         Ok(Enforced::Abi(abi)) => {
             held.grants = Some(grants);
-            held.any = true;
+            held.landlock = true;
             format!("landlock (ABI {abi}) holds files to what is configured")
         }
         Err(error) => {
@@ -134,7 +153,7 @@ fn files(plan: &Plan, programs: bool, held: &mut InForce) -> String {
 fn calls(held: &mut InForce) -> String {
     match seccomp::enforce(!held.connect) {
         Ok(count) => {
-            held.any = true;
+            held.seccomp = true;
             format!("seccomp refuses {count} system calls")
         }
         Err(error) => {
@@ -192,12 +211,10 @@ pub(crate) fn complaints(needs: &[Need]) -> Vec<ConfigError> {
     needs.iter().filter_map(complain).collect()
 }
 
-/// What to add to an error of a file that could not be read.
+/// What to add to an error of a file that could not be read or run.
 pub(crate) fn hint() -> &'static str {
     match IN_FORCE.get() {
-        Some(InForce {
-            grants: Some(_), ..
-        }) => {
+        Some(InForce { landlock: true, .. }) => {
             " (where its mode lets us: the sandbox holds to what was configured at the start; a restart is needed)"
         }
         _ => "",
@@ -205,16 +222,42 @@ pub(crate) fn hint() -> &'static str {
 }
 
 impl InForce {
+    /// As a successor reads it; `None` where nothing is in force.
+    fn of_words(words: &str) -> Option<Self> {
+        let has = |word: &str| words.split(' ').any(|one| one == word);
+        let held = InForce {
+            landlock: has("landlock"),
+            seccomp: has("seccomp"),
+            grants: None,
+            programs: has("programs"),
+            connect: has("connect"),
+        };
+        (held.landlock || held.seccomp).then_some(held)
+    }
+
+    fn words(&self) -> Vec<&'static str> {
+        let words = [
+            (self.landlock, "landlock"),
+            (self.seccomp, "seccomp"),
+            (self.programs, "programs"),
+            (self.connect, "connect"),
+        ];
+        let said = words.into_iter().filter(|(is_so, _)| *is_so);
+        said.map(|(_, word)| word).collect()
+    }
+
     fn refuses(&self, what: &What) -> Option<String> {
         let covers = |path: &Path, grant| match &self.grants {
             Some(grants) => grants.cover(path, grant),
-            None => true,
+            None => !self.landlock || landlock::lets(path, grant),
         };
         let outside = |path: &Path| {
             let path = path.display();
             format!("{path} lies outside of what the sandbox lets in since the start")
         };
         match what {
+            // Reading it has shown already what holds since a predecessor.
+            What::File(_) if self.grants.is_none() => None,
             What::File(path) => {
                 let parent = path.parent().unwrap_or(Path::new("."));
                 (!covers(parent, Grant::Read)).then(|| outside(path))
@@ -224,7 +267,7 @@ impl InForce {
             What::Connect { .. } if !self.connect => {
                 Some("outgoing connections are refused since the start".to_owned())
             }
-            What::Programs if self.any && !self.programs => {
+            What::Programs if (self.landlock || self.seccomp) && !self.programs => {
                 Some("the sandbox in force is one without programs".to_owned())
             }
             What::Connect { .. } | What::Programs => None,

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Tells a service manager how things are (sd_notify(3)), through a socket that is connected before a sandbox
-//! may forbid that. Without a manager nothing is said.
+//! Tells a service manager how things are (sd_notify(3)), without connect(2), which a sandbox may forbid. Without
+//! a manager nothing is said.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -11,23 +11,19 @@ use std::sync::OnceLock;
 use sd_notify::NotifyState;
 
 /// The way to the manager of this process.
-static SOCKET: OnceLock<UnixDatagram> = OnceLock::new();
+static MANAGER: OnceLock<(UnixDatagram, SocketAddr)> = OnceLock::new();
 
-/// Connects to the manager that NOTIFY_SOCKET names, if any. One that cannot be reached is spoken of.
+/// Looks for the manager that NOTIFY_SOCKET names, if any. A name that is none is spoken of.
 pub(crate) fn find() {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
-    let connect = || -> io::Result<UnixDatagram> {
-        let socket = UnixDatagram::unbound()?;
-        match name.as_bytes().strip_prefix(b"@") {
-            Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-            None => socket.connect(&name)?,
-        }
-        Ok(socket)
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
     };
-    match connect() {
-        Ok(socket) => drop(SOCKET.set(socket)),
+    match address.and_then(|address| Ok((UnixDatagram::unbound()?, address))) {
+        Ok(manager) => drop(MANAGER.set(manager)),
         Err(error) => log::warn!("the service manager is not reached: {error}"),
     }
 }
@@ -45,17 +41,23 @@ pub(crate) fn reloading() {
     }
 }
 
+/// Another process is the daemon from now on.
+pub(crate) fn succeeded_by(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// The end begins.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    let Some(socket) = SOCKET.get() else {
+    let Some((socket, manager)) = MANAGER.get() else {
         return;
     };
     let lines: String = states.iter().map(|state| format!("{state}\n")).collect();
-    if let Err(error) = socket.send(lines.as_bytes()) {
+    let told: io::Result<usize> = socket.send_to_addr(lines.as_bytes(), manager);
+    if let Err(error) = told {
         log::warn!("the service manager is not told: {error}");
     }
 }

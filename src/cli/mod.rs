@@ -15,6 +15,7 @@ mod explain;
 mod live;
 mod run;
 mod status;
+mod successor;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,7 +23,6 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, plan::Plan};
-use crate::control::Link;
 
 /// Yes, or done.
 pub const DONE: u8 = 0;
@@ -41,7 +41,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run in the foreground; SIGHUP reloads, SIGTERM drains and ends, twice stops at once
+    /// Run in the foreground; SIGHUP reloads, SIGUSR2 upgrades, SIGTERM drains and ends, twice stops at once
     Run(run::Options),
     /// Check the configuration and print the table of sockets
     Check(Common),
@@ -57,6 +57,8 @@ enum Command {
     Disconnect(live::DisconnectOptions),
     /// Read the configuration again and put it in force, all or nothing
     Reload(live::ReloadOptions),
+    /// Start the program as it is on disk now in the daemon's place; no connection is refused or cut for it
+    Upgrade(live::UpgradeOptions),
     /// Keep an address or a network out for a time, and close its connections
     Ban(live::BanOptions),
     /// Take a ban back
@@ -82,39 +84,66 @@ impl Common {
 
     /// Becomes whom the configuration wants, where this is root: what this user cannot read is found out at
     /// once, and as little as possible runs as root.
-    fn give_root_up(&self, to_run: bool) -> Result<(), ExitCode> {
-        if !to_run && !nix::unistd::Uid::effective().is_root() {
+    fn give_root_up(&self) -> Result<(), ExitCode> {
+        if !nix::unistd::Uid::effective().is_root() {
             return Ok(());
         }
+        self.become_other(false).map_err(Failure::tell)
+    }
+
+    /// The same for the daemon, whoever this is.
+    fn become_other(&self, to_run: bool) -> Result<(), Failure> {
         let file = self.file();
         let run_as = match config::run_as(&file) {
             Ok(Some(run_as)) => run_as,
             Ok(None) => return Ok(()),
             // All that is wrong is told at once.
-            Err(errors) => {
-                self.load()?;
-                return Err(complain(errors));
-            }
+            Err(errors) => return Err(config::load(&file).err().unwrap_or(errors).into()),
         };
         if to_run {
-            let state_dir = config::state_dir(&file).map_err(complain)?;
+            let state_dir = config::state_dir(&file)?;
             run_as
                 .make_state_dir(&state_dir)
-                .map_err(|error| fail(format!("{}: {error}", state_dir.display())))?;
+                .map_err(|error| format!("{}: {error}", state_dir.display()))?;
         }
-        run_as
+        Ok(run_as
             .assume()
-            .map_err(|error| fail(format!("run_as: {error}")))
+            .map_err(|error| format!("run_as: {error}"))?)
     }
 
     /// The configuration; what is wrong with it goes to standard error.
     fn load(&self) -> Result<Plan, ExitCode> {
-        self.load_for(&Link::default())
+        config::load(&self.file()).map_err(complain)
     }
+}
 
-    /// The same; its modules get the link.
-    fn load_for(&self, link: &Link) -> Result<Plan, ExitCode> {
-        config::load_for(&self.file(), link).map_err(complain)
+/// Why a command cannot begin.
+enum Failure {
+    /// What is wrong with the configuration.
+    Config(Vec<config::ConfigError>),
+    /// What went wrong otherwise.
+    Other(String),
+}
+
+impl Failure {
+    /// Says it.
+    fn tell(self) -> ExitCode {
+        match self {
+            Failure::Config(errors) => complain(errors),
+            Failure::Other(why) => fail(why),
+        }
+    }
+}
+
+impl From<Vec<config::ConfigError>> for Failure {
+    fn from(errors: Vec<config::ConfigError>) -> Self {
+        Failure::Config(errors)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Failure::Other(why)
     }
 }
 
@@ -145,6 +174,7 @@ pub fn main() -> ExitCode {
         Command::Connections(options) => live::connections(&options),
         Command::Disconnect(options) => live::disconnect(&options),
         Command::Reload(options) => live::reload(&options),
+        Command::Upgrade(options) => live::upgrade(&options),
         Command::Ban(options) => live::ban(&options),
         Command::Unban(options) => live::unban(&options),
         Command::Bans(options) => live::bans(&options),

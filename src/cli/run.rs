@@ -2,23 +2,24 @@
 //! `portreeve run`.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use nix::unistd::Uid;
 
+use super::successor::{self, Start};
 use super::{Common, DONE, fail};
-use crate::control::{Commands, ControlSocket, Link};
+use crate::config::plan::Plan;
+use crate::control::{Commands, Link};
 use crate::privileges;
-use crate::sandbox;
 use crate::server::Server;
 use crate::service;
 
 #[derive(Args)]
 pub(super) struct Options {
-    /// Write the process's number there once it serves; the file goes when it ends
+    /// Write the process id to this file once it serves; after an upgrade it has the new one's
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
     #[command(flatten)]
@@ -26,43 +27,40 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Result<ExitCode, ExitCode> {
-    let common = &options.common;
     // Whoever started us may have left descriptors open; programs of ours are not to get them.
     close_fds::set_fds_cloexec(3, &[]);
-    privileges::forbid_core_dumps().map_err(fail)?;
-    common.give_root_up(true)?;
+    start_log();
+    service::find();
+    let mut start = Start::new();
+    privileges::forbid_core_dumps().map_err(|error| start.fail(error))?;
+    start.give_root_up(&options.common)?;
     let link = Link::default();
-    let mut plan = common.load_for(&link)?;
+    let mut plan = start.load(&options.common, &link)?;
     if let Some(file) = &options.pid_file {
         plan = plan.writing_beside(file);
     }
-    start_log();
-    service::find();
-    for notice in &plan.notices {
-        log::warn!("{notice}");
-    }
-    let control = ControlSocket::open(&plan.state_dir).map_err(fail)?;
-    match &plan.run_as {
-        Some(run_as) => log::info!("runs as {}, and may bind low ports", run_as.user),
-        None if Uid::effective().is_root() => log::warn!("runs as root; see run_as"),
-        None => {}
-    }
+    remark(&plan);
+    let control = start.control(&plan.state_dir);
+    let control = control.map_err(|error| start.fail(error))?;
     // Before threads are started, which it would not hold.
-    sandbox::enter(&plan);
-    let server = Server::bind(plan).map_err(fail)?;
-    let mut server = server.with_signals().map_err(fail)?;
+    start.enter_sandbox(&plan)?;
+    let heritage = std::mem::take(&mut start.heritage);
+    let server = Server::bind_with(plan, heritage).map_err(|error| start.fail(error))?;
+    let server = server.with_signals().map_err(|error| start.fail(error))?;
+    let mut server = server.with_succession(successor::succession(&control));
     if std::env::var_os("RUST_LOG").is_none() {
         server = server.with_log_levels();
     }
     for (listener, transport, address) in server.addresses() {
         log::info!(target: &listener, "listening on {transport} {address}");
     }
+    start.take_over(&server, &control);
+    let pid_file = start.pid_file(options.pid_file.as_deref())?;
     let commands: Arc<dyn Commands> = Arc::new(server.handle());
     link.bind(Arc::downgrade(&commands));
     let control = control.serve(commands).map_err(fail)?;
+    start.serves();
     log::info!("portreeve {} is up", env!("CARGO_PKG_VERSION"));
-    let pid_file = options.pid_file.as_deref().map(PidFile::write).transpose();
-    let pid_file = pid_file.map_err(fail)?;
     service::ready();
     server.run().map_err(fail)?;
     drop(control);
@@ -70,26 +68,15 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, ExitCode> {
     Ok(ExitCode::from(DONE))
 }
 
-/// A file that names this process.
-struct PidFile(PathBuf);
-
-impl PidFile {
-    fn write(path: &Path) -> Result<Self, String> {
-        let said = |error| format!("{}: {error}", path.display());
-        let fresh = path.with_extension("new");
-        std::fs::write(&fresh, format!("{}\n", std::process::id())).map_err(said)?;
-        std::fs::rename(&fresh, path).map_err(said)?;
-        Ok(PidFile(path.to_owned()))
+/// What is to be known about a plan, and as whom it is run.
+fn remark(plan: &Plan) {
+    for notice in &plan.notices {
+        log::warn!("{notice}");
     }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        // A successor may have written its own.
-        let ours = format!("{}\n", std::process::id());
-        if std::fs::read_to_string(&self.0).is_ok_and(|text| text == ours) {
-            let _ = std::fs::remove_file(&self.0);
-        }
+    match &plan.run_as {
+        Some(run_as) => log::info!("runs as {}, and may bind low ports", run_as.user),
+        None if Uid::effective().is_root() => log::warn!("runs as root; see run_as"),
+        None => {}
     }
 }
 

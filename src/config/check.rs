@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! From what the files say to what it means. Every error is collected.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,16 @@ pub(super) fn plan(
         .get(server.state_dir, errors)
         .unwrap_or_else(|| STATE_DIR.to_owned());
     let drain = duration(text, server.drain, errors);
+    let upgrade_drain = duration(text, server.upgrade_drain, errors);
+    let memory = text.map(server.memory, errors, |memory: String| match memory
+        .parse::<bytesize::ByteSize>()
+    {
+        Ok(size) if size.0 >= 1 << 20 => Ok(size.0),
+        _ => Err(format!(
+            "expected a size like \"512MiB\", at least 1MiB, found {memory:?}"
+        )),
+    });
+    let shared = shared(text, server.shared, errors);
     let auto_ban = auto_ban(text, server.auto_ban, errors);
     let network = network(text, server.network, errors);
     let domains = domains::domains(
@@ -92,6 +103,9 @@ pub(super) fn plan(
         network: Arc::new(network),
         domains: Arc::new(domains),
         drain: drain.unwrap_or(defaults.drain),
+        upgrade_drain: upgrade_drain.unwrap_or(defaults.upgrade_drain),
+        memory,
+        shared,
         auto_ban,
         run_as,
         sandbox,
@@ -148,6 +162,26 @@ pub(super) fn connections(sandbox: Switches, needs: &[Need], errors: &mut Vec<Co
             ..need.place.clone()
         });
     }
+}
+
+/// Where news are exchanged with other daemons.
+fn shared<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::Shared<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<String> {
+    let raw::Shared::Redis(url) = field.raw().and_then(|raw| text.read(raw, errors))?;
+    text.map(url, errors, |url: String| match redis::Client::open(&*url) {
+        Ok(client) => {
+            let by_name = match client.get_connection_info().addr() {
+                redis::ConnectionAddr::Tcp(host, _) => host.parse::<IpAddr>().is_err(),
+                _ => false,
+            };
+            text.need(field.raw().unwrap_or(text.text), What::Connect { by_name });
+            Ok(url)
+        }
+        Err(_) => Err("expected a URL like \"redis://:PASSWORD@192.0.2.1:6379/0\" or \"redis+unix:///run/redis.sock\"".to_owned()),
+    })
 }
 
 /// Reads `accounts`, `accounts.ron` beside the server's file unless it says otherwise.

@@ -35,6 +35,13 @@ pub struct Plan {
     pub domains: Arc<Domains>,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
+    /// How long connections may go on in the old process after an upgrade.
+    pub upgrade_drain: Duration,
+    /// How much memory, in bytes, the stages of overload keep the daemon under; `None` is what its control group
+    /// allows.
+    pub memory: Option<u64>,
+    /// The URL of a Redis or Valkey server by which daemons know bans and counts together.
+    pub shared: Option<String>,
     /// Bans for misdeeds that modules report; `None` makes none.
     pub auto_ban: Option<AutoBan>,
     /// Whom the daemon runs as; `None` is whoever started it. [`portreeve run`](crate::cli) sees to it, no
@@ -60,6 +67,9 @@ impl Default for Plan {
             network: Arc::new(Network::default()),
             domains: Arc::default(),
             drain: Duration::from_secs(10),
+            upgrade_drain: Duration::from_secs(3600),
+            memory: None,
+            shared: None,
             auto_ban: None,
             run_as: None,
             sandbox: Switches::default(),

@@ -24,6 +24,12 @@ pub(super) struct Server<'a> {
     #[serde(borrow, default)]
     pub(super) drain: Field<'a, String>,
     #[serde(borrow, default)]
+    pub(super) upgrade_drain: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) memory: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) shared: Field<'a, Shared<'a>>,
+    #[serde(borrow, default)]
     pub(super) auto_ban: Field<'a, AutoBan<'a>>,
     #[serde(borrow, default)]
     pub(super) run_as: Field<'a, RunAs<'a>>,
@@ -51,6 +57,13 @@ pub(super) struct Sandbox<'a> {
     pub(super) seccomp: Field<'a, bool>,
     #[serde(borrow, default)]
     pub(super) connect: Field<'a, bool>,
+}
+
+/// `shared: ..`.
+#[derive(Deserialize)]
+pub(super) enum Shared<'a> {
+    #[serde(borrow)]
+    Redis(Field<'a, String>),
 }
 
 /// `auto_ban: (..)`.

@@ -8,9 +8,11 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod http;
+pub(crate) mod ldap;
 mod pop;
 mod proxy;
 pub(crate) mod radius;
+pub(crate) mod sip;
 mod smtp;
 pub(crate) mod snmp;
 pub(crate) mod tftp;
@@ -60,9 +62,11 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     http::ENTRY,
+    ldap::ENTRY,
     pop::ENTRY,
     proxy::ENTRY,
     radius::ENTRY,
+    sip::ENTRY,
     smtp::ENTRY,
     snmp::ENTRY,
     tftp::ENTRY,
@@ -218,6 +222,16 @@ impl<'a> Settings<'a, '_> {
         let message = format!("expected a directory, found none at {}", path.display());
         self.errors.push(self.text.error(offset, message));
         None
+    }
+
+    /// A file's path, relative to the file of the settings; `usual` when the key is absent.
+    pub(crate) fn file(&mut self, field: Field<'a, String>, usual: &str) -> Option<PathBuf> {
+        let path = match field.is_set() {
+            true => self.text.path(field, self.errors)?,
+            false => self.text.file.parent().unwrap_or(Path::new("")).join(usual),
+        };
+        self.need(field, What::File(path.clone()));
+        Some(path)
     }
 
     /// Bits of an IPv6 address that are counted as one.

@@ -12,6 +12,8 @@ use landlock::{
     PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
     RulesetStatus, Scope,
 };
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// The newest rights that were thought through here; on older kernels fewer are kept from us.
 const KNOWN: ABI = ABI::V7;
@@ -37,8 +39,8 @@ const ALWAYS: &[&str] = &[
     "/etc/localtime",
     "/usr/share/zoneinfo",
     "/dev/urandom",
-    "/proc/self",
-    "/proc/sys/kernel",
+    // Not /proc/self: that is a directory of this process, and a successor has another.
+    "/proc",
     "/sys/devices/system/cpu",
     "/sys/fs/cgroup",
 ];
@@ -188,6 +190,17 @@ impl Grants {
         }
         rules.restrict_self()
     }
+}
+
+/// Tries whether a directory is let in by a domain whose grants are not known here. Modes may refuse it, too.
+pub(super) fn lets(directory: &Path, wanted: Grant) -> bool {
+    let flags = match wanted {
+        Grant::Read | Grant::Run => OFlags::RDONLY | OFlags::DIRECTORY,
+        // A file without a name, which is gone at once.
+        Grant::Change => OFlags::WRONLY | OFlags::TMPFILE,
+    };
+    let tried = rustix::fs::open(directory, flags | OFlags::CLOEXEC, Mode::RUSR);
+    !matches!(tried, Err(Errno::ACCESS))
 }
 
 /// What came of it.

@@ -58,6 +58,16 @@ fn main() -> std::io::Result<()> {
         message
     });
     write(&corpus.join("snmp"), "request", snmp.into_iter())?;
+    let ldap = [
+        // A bind, a search with a filter of each kind, Who am I?, and Unbind.
+        &b"\x07\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00"[..],
+        b"\x07\x30\x2a\x02\x01\x02\x63\x25\x04\x06dc=org\x0a\x01\x02\x0a\x01\x00\x02\x01\x00\x02\x01\x00\x01\x01\x00\xa3\x09\x04\x02cn\x04\x03ann\x30\x03\x04\x01*",
+        b"\x01\x30\x2d\x02\x01\x02\x63\x28\x04\x06dc=org\x0a\x01\x02\x0a\x01\x00\x02\x01\x00\x02\x01\x00\x01\x01\x00\xa0\x0f\xa2\x04\x87\x02cn\xa4\x07\x04\x02sn\x30\x01\x81\x30\x00",
+        b"\x03\x30\x1e\x02\x01\x03\x77\x19\x80\x171.3.6.1.4.1.4203.1.11.3\x30\x05\x02\x01\x04\x42\x00",
+    ];
+    write(&corpus.join("ldap"), "client", ldap.into_iter().map(<[u8]>::to_vec))?;
+    let ldif = [fs::read("conf/directory.ldif")?, b"version: 1\ndn:: ZGM9YQ==\nobjectClass: top\nsn;x:< y\n z\n\n#\n".to_vec()];
+    write(&corpus.join("ldif"), "file", ldif.into_iter())?;
     let head = |code: u8, length: u8| [&[code, 1, 0, length][..], &[7; 16]].concat();
     let radius = [
         [&head(1, 44)[..], b"\x01\x06nemo\x02\x12sixteen bytes ok"].concat(),
@@ -66,6 +76,13 @@ fn main() -> std::io::Result<()> {
         [&head(1, 78)[..], b"\x1a\x3a\0\0\x01\x37\x19\x34", &[3; 50]].concat(),
     ];
     write(&corpus.join("radius"), "packet", radius.into_iter())?;
+    let torture = fs::read_to_string("tests/data/sip/torture.txt")?;
+    let messages = torture.split("\n== ").skip(1).map(|piece| {
+        let (_, message) = piece.split_once('\n').expect("a message");
+        let message = message.replace("example.com", "example.org").replace("sip:user@", "sip:ann@");
+        message.replace('\n', "\r\n").into_bytes()
+    });
+    write(&corpus.join("sip"), "torture", messages)?;
     let inputs = (0..3).map(|module| [&[module, 2], &b"hello\r\nworld"[..]].concat());
     let smtp = b"EHLO a\r\nMAIL FROM:<a@b> SIZE=9 BODY=8BITMIME\r\nRCPT TO:<a@a.test>\r\nDATA\r\nBDAT 3 LAST\r\nabcQUIT\r\n";
     let pop = b"CAPA\r\nUSER a\r\nPASS b\r\nAUTH PLAIN AGEAYg==\r\nSTLS\r\nQUIT\r\n";

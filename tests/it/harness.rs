@@ -253,8 +253,9 @@ impl Daemon {
         Self::start_with(conf, command)
     }
 
+    /// Starts with a command of one's own that ends up as the daemon.
     #[track_caller]
-    fn start_with(conf: Conf, mut command: Command) -> Self {
+    pub(crate) fn start_with(conf: Conf, mut command: Command) -> Self {
         let mut child = command
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())

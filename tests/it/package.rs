@@ -1,6 +1,7 @@
 //! The Debian package on this machine: installed, driven by its init script, used, and taken away again.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -179,8 +180,20 @@ fn the_package_serves_mail_and_web_on_low_ports_as_an_unprivileged_user_and_leav
     reloads(www, &page);
     assert_eq!(pid(), first, "reloads change no process");
 
+    service("upgrade", 0);
+    let heir = pid();
+    assert_ne!(heir, first);
+    is_unprivileged(heir);
+    assert_says(&service("status", 0), &["is running", &heir.to_string()]);
+    assert_eq!(curl(&[&format!("http://{ADDRESS}/")]), page);
+    // Somebody stays with the one before, and a stop ends both.
+    let mut held = TcpStream::connect((ADDRESS, 25)).unwrap();
+    held.read_exact(&mut [0; 4]).unwrap();
+    service("upgrade", 0);
+    reloads(www, &page);
     service("restart", 0);
-    assert_ne!(pid(), first);
+    assert!(!Path::new(&format!("/proc/{heir}")).exists());
+    assert_ne!(pid(), heir);
     assert_eq!(curl(&[&format!("http://{ADDRESS}/")]), page);
     let second = pid();
     root(&["kill", "-9", &second.to_string()]);
@@ -193,6 +206,7 @@ fn the_package_serves_mail_and_web_on_low_ports_as_an_unprivileged_user_and_leav
     service("stop", 0);
     service("status", 3);
     service("reload", 7);
+    service("upgrade", 7);
     service("nonsense", 2);
     assert!(TcpStream::connect((ADDRESS, 80)).is_err());
 
