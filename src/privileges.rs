@@ -3,7 +3,7 @@
 //! sockets below port 1024 are bound at the start and by changes while the daemon runs.
 
 use std::ffi::CString;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
@@ -83,12 +83,12 @@ impl RunAs {
 
     fn look_up(user: &str, group: Option<&str>) -> Result<RunAs, String> {
         let found = User::from_name(user).map_err(|error| error.to_string())?;
-        let found = found.ok_or_else(|| format!("this system has no user {user}"))?;
+        let found = found.ok_or_else(|| unknown("user", user, "/etc/passwd"))?;
         let gid = match group {
             None => found.gid,
             Some(name) => {
                 let found = Group::from_name(name).map_err(|error| error.to_string())?;
-                let found = found.ok_or_else(|| format!("this system has no group {name}"))?;
+                let found = found.ok_or_else(|| unknown("group", name, "/etc/group"))?;
                 found.gid
             }
         };
@@ -160,6 +160,16 @@ impl RunAs {
         private.recursive(true).mode(0o700);
         private.create(state_dir)?;
         chown(state_dir, Some(self.uid), Some(self.gid))
+    }
+}
+
+/// Why a name was not found: it is none, or the sandbox keeps us from looking.
+fn unknown(what: &str, name: &str, file: &str) -> String {
+    match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            format!("cannot look for {what} {name} in {file}: {error}")
+        }
+        _ => format!("this system has no {what} {name}"),
     }
 }
 

@@ -39,7 +39,7 @@ impl Default for Switches {
 }
 
 /// What holds this process.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct InForce {
     landlock: bool,
     seccomp: bool,
@@ -51,45 +51,45 @@ struct InForce {
 
 static IN_FORCE: OnceLock<InForce> = OnceLock::new();
 
+/// What held the predecessor, and therefore holds this process from its beginning.
+static INHERITED: OnceLock<InForce> = OnceLock::new();
+
 /// Set for a successor: what holds it already. Each Landlock domain would be one more of at most sixteen.
-const INHERITED: &str = "PORTREEVE_SANDBOX";
+const MARK: &str = "PORTREEVE_SANDBOX";
 
 /// What a successor's environment gets, so that it does not build a sandbox within ours.
 #[must_use]
 pub fn for_successor() -> (&'static str, String) {
     let words = IN_FORCE.get().map(InForce::words).unwrap_or_default();
-    (INHERITED, words.join(" "))
+    (MARK, words.join(" "))
+}
+
+/// Learns from the environment what holds this process already. For those that have a predecessor.
+pub(crate) fn inherit() {
+    let words = std::env::var(MARK).unwrap_or_default();
+    if let Some(held) = InForce::of_words(&words) {
+        let _ = INHERITED.set(held);
+    }
+}
+
+fn held() -> Option<&'static InForce> {
+    IN_FORCE.get().or_else(|| INHERITED.get())
 }
 
 /// Puts in force what a plan asks for, for good, and says in the log what that is. Call it before threads are
 /// started, which Landlock would not reach. A second call changes nothing.
 pub fn enter(plan: &Plan) {
     if IN_FORCE.get().is_none() {
-        enter_from(plan, None);
-    }
-}
-
-/// The same for a process that has a predecessor: what held that one holds this one, and is not built again.
-///
-/// # Errors
-/// What the plan needs and the sandbox does not let through.
-pub(crate) fn inherit(plan: &Plan) -> Result<(), Vec<ConfigError>> {
-    let words = std::env::var(INHERITED).unwrap_or_default();
-    if IN_FORCE.get().is_none() {
-        enter_from(plan, InForce::of_words(&words));
-    }
-    match complaints(&plan.needs) {
-        errors if errors.is_empty() => Ok(()),
-        errors => Err(errors),
+        let _ = IN_FORCE.set(enter_from(plan, INHERITED.get()));
     }
 }
 
 /// Adds to what holds this process already, if anything does, what a plan asks for beyond it.
-fn enter_from(plan: &Plan, inherited: Option<InForce>) {
+fn enter_from(plan: &Plan, inherited: Option<&InForce>) -> InForce {
     let programs = plan.needs.iter().any(|need| need.what == What::Programs);
     let switches = plan.sandbox;
     let wanted = |switch: Option<bool>| switch.unwrap_or(!programs);
-    let mut held = inherited.unwrap_or(InForce {
+    let mut held = inherited.cloned().unwrap_or(InForce {
         programs: true,
         connect: true,
         ..InForce::default()
@@ -117,7 +117,7 @@ fn enter_from(plan: &Plan, inherited: Option<InForce>) {
         words.push("no outgoing connections".to_owned());
     }
     log::info!("sandbox: {}", words.join("; "));
-    let _ = IN_FORCE.set(held);
+    held
 }
 
 fn off(switch: Option<bool>, part: &str) -> String {
@@ -198,7 +198,7 @@ fn grants(plan: &Plan, programs: bool) -> Grants {
 
 /// What of a new configuration the sandbox in force does not let through.
 pub(crate) fn complaints(needs: &[Need]) -> Vec<ConfigError> {
-    let Some(held) = IN_FORCE.get() else {
+    let Some(held) = held() else {
         return Vec::new();
     };
     let complain = |need: &Need| {
@@ -213,7 +213,7 @@ pub(crate) fn complaints(needs: &[Need]) -> Vec<ConfigError> {
 
 /// What to add to an error of a file that could not be read or run.
 pub(crate) fn hint() -> &'static str {
-    match IN_FORCE.get() {
+    match held() {
         Some(InForce { landlock: true, .. }) => {
             " (where its mode lets us: the sandbox holds to what was configured at the start; a restart is needed)"
         }

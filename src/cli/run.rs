@@ -14,6 +14,7 @@ use super::{Common, DONE, fail};
 use crate::config::plan::Plan;
 use crate::control::{Commands, Link};
 use crate::privileges;
+use crate::sandbox;
 use crate::server::Server;
 use crate::service;
 
@@ -43,7 +44,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, ExitCode> {
     let control = start.control(&plan.state_dir);
     let control = control.map_err(|error| start.fail(error))?;
     // Before threads are started, which it would not hold.
-    start.enter_sandbox(&plan)?;
+    sandbox::enter(&plan);
     let heritage = std::mem::take(&mut start.heritage);
     let server = Server::bind_with(plan, heritage).map_err(|error| start.fail(error))?;
     let server = server.with_signals().map_err(|error| start.fail(error))?;

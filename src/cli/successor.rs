@@ -30,6 +30,9 @@ impl Start {
     /// To be called before there is a second thread.
     pub(super) fn new() -> Self {
         let (heritage, predecessor) = Heritage::from_environment();
+        if predecessor.is_there() {
+            sandbox::inherit();
+        }
         Start {
             heritage,
             predecessor,
@@ -46,15 +49,6 @@ impl Start {
     /// The configuration; what is wrong with it goes to standard error and to the process before.
     pub(super) fn load(&mut self, common: &Common, link: &Link) -> Result<Plan, ExitCode> {
         config::load_for(&common.file(), link).map_err(|errors| self.fail_by(errors.into()))
-    }
-
-    /// Puts the sandbox in force, on top of the one of the process before, where there is one.
-    pub(super) fn enter_sandbox(&mut self, plan: &Plan) -> Result<(), ExitCode> {
-        if !self.predecessor.is_there() {
-            sandbox::enter(plan);
-            return Ok(());
-        }
-        sandbox::inherit(plan).map_err(|errors| self.fail_by(errors.into()))
     }
 
     fn fail_by(&mut self, failure: Failure) -> ExitCode {

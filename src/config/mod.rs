@@ -123,11 +123,7 @@ pub(crate) fn load_edited(
             None
         }
     };
-    for error in &mut errors {
-        if error.message.ends_with(FORBIDDEN) {
-            error.message += sandbox::hint();
-        }
-    }
+    hint(&mut errors);
     let needs = needs.into_inner();
     errors.extend(sandbox::complaints(&needs));
     if let Some(plan) = &mut plan {
@@ -137,6 +133,15 @@ pub(crate) fn load_edited(
     match plan {
         Some(plan) if errors.is_empty() => Ok(plan),
         _ => Err(errors),
+    }
+}
+
+/// Says what the sandbox may have to do with it.
+fn hint(errors: &mut [ConfigError]) {
+    for error in errors {
+        if error.message.ends_with(FORBIDDEN) {
+            error.message += sandbox::hint();
+        }
     }
 }
 
@@ -153,6 +158,7 @@ pub(crate) fn run_as(file: &Path) -> Result<Option<RunAs>, Vec<ConfigError>> {
     if errors.is_empty() {
         Ok(run_as)
     } else {
+        hint(&mut errors);
         Err(errors)
     }
 }

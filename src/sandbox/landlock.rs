@@ -81,7 +81,7 @@ impl Grant {
 }
 
 /// Paths with what is granted below them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Grants {
     rows: Vec<(PathBuf, Grant)>,
     /// Connections to TCP ports are refused.
