@@ -4,10 +4,15 @@
 pub mod delivery;
 #[cfg(test)]
 pub(crate) mod dialogues;
+pub mod flags;
+pub mod folder;
+pub mod folders;
 pub mod line;
 pub mod lock;
 pub mod login;
 pub mod maildir;
 pub mod reply;
 pub mod sasl;
+pub(crate) mod uids;
+pub mod utf7;
 pub mod watch;
