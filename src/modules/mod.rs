@@ -8,8 +8,9 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod http;
+mod imap;
 mod pop;
-mod proxy;
+pub(crate) mod proxy;
 pub(crate) mod radius;
 mod smtp;
 pub(crate) mod snmp;
@@ -59,6 +60,7 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     http::ENTRY,
+    imap::ENTRY,
     pop::ENTRY,
     proxy::ENTRY,
     radius::ENTRY,

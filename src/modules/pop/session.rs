@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::gate::{Gate, Outcome as GateOutcome};
+use super::gate::Pop3;
 use super::mailbox::{Entry, Mailbox, Refusal, Text};
-use super::{Behind, Shared};
 use crate::accounts::Account;
+use crate::mail::access::{Access, Behind, Login, Verdict};
 use crate::mail::line::{Line, Lines, split_command};
-use crate::mail::login::{self, Failures};
+use crate::mail::login::Failures;
 use crate::mail::sasl::{Credentials, Exchange, LONGEST_LINE, MECHANISMS, SaslError, Step};
 use crate::session::{Abuse, Class, Context, Event, Input, Lane, Next, Outcome, Session, Work};
 
@@ -20,18 +20,13 @@ const MOST_ERRORS: u32 = 20;
 const ROWS: usize = 500;
 
 /// Where a session is.
-#[derive(Debug)]
 enum State {
     Command,
     Auth(Exchange),
-    /// A password is verified.
-    Verifying,
+    /// A login is under way.
+    Login(Login<Pop3>),
     /// The mailbox is read.
     Opening,
-    /// The names of the server behind are looked up.
-    LookUp(Credentials),
-    /// The login at the server behind is under way.
-    Gate(Box<Gate>),
     /// An answer waits, since a password was wrong.
     Punished(Vec<u8>),
     /// A message is on its way out.
@@ -46,7 +41,7 @@ enum State {
 }
 
 pub(super) struct Conversation {
-    shared: Arc<Shared>,
+    shared: Arc<Access>,
     state: State,
     lines: Lines,
     user: Option<String>,
@@ -85,7 +80,7 @@ fn say(reply: &str, cx: &mut Context<'_>) -> Option<Next> {
 }
 
 impl Conversation {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Access>) -> Self {
         Conversation {
             shared,
             state: State::Command,
@@ -130,7 +125,7 @@ impl Conversation {
 
     fn rest(&self) -> Next {
         match self.state {
-            State::Punished(_) | State::Gate(_) => Next::Pause,
+            State::Punished(_) | State::Login(Login::Gate(_)) => Next::Pause,
             _ => Next::Read,
         }
     }
@@ -275,31 +270,38 @@ impl Conversation {
     }
 
     fn login(&mut self, credentials: Credentials, cx: &mut Context<'_>) -> Option<Next> {
-        if let Behind::Gate(place) = &self.shared.behind {
-            if place.pool.wants_look_up(cx.now()) {
-                let place = Arc::clone(place);
-                self.state = State::LookUp(credentials);
-                return Some(Next::Work(Work::new(Lane::Wait, move || {
-                    place.pool.look_up()
-                })));
+        let verdict = Login::begin(&self.shared, credentials, Pop3::default(), cx);
+        self.judge(verdict, cx)
+    }
+
+    fn judge(&mut self, verdict: Verdict<Pop3>, cx: &mut Context<'_>) -> Option<Next> {
+        self.state = State::Command;
+        match verdict {
+            Verdict::Wait(login, next) => {
+                self.state = State::Login(login);
+                Some(next)
             }
-            return self.ask_behind(credentials, cx);
-        }
-        match login::verify(&self.shared.accounts, &credentials) {
-            Ok(work) => {
-                self.state = State::Verifying;
-                Some(work)
+            Verdict::In(account) => self.open(&account),
+            Verdict::Passed(next) => Some(next),
+            Verdict::Refused(Some(answer)) if !is_about_password(&answer) => {
+                cx.write(&answer);
+                None
             }
-            Err(_) => {
-                self.state = State::Command;
-                say("-ERR [SYS/TEMP] too many log in just now, try again", cx)
+            Verdict::Refused(answer) => {
+                let ours = || b"-ERR [AUTH] name or password is wrong\r\n".to_vec();
+                Some(self.punish(answer.unwrap_or_else(ours), cx))
             }
+            Verdict::Busy => say("-ERR [SYS/TEMP] too many log in just now, try again", cx),
+            Verdict::Lost => say(
+                "-ERR [SYS/TEMP] the mail server behind cannot be reached",
+                cx,
+            ),
         }
     }
 
-    fn verified(&mut self, account: Option<Arc<Account>>, cx: &mut Context<'_>) -> Option<Next> {
-        let (Some(account), Behind::Maildir(store)) = (account, &self.shared.behind) else {
-            return Some(self.punish(b"-ERR [AUTH] name or password is wrong\r\n".to_vec(), cx));
+    fn open(&mut self, account: &Account) -> Option<Next> {
+        let Behind::Maildir(store) = &self.shared.behind else {
+            return None;
         };
         let maildir = store.mailbox(account.name());
         self.state = State::Opening;
@@ -338,58 +340,17 @@ impl Conversation {
         say(refusal, cx)
     }
 
-    fn ask_behind(&mut self, credentials: Credentials, cx: &mut Context<'_>) -> Option<Next> {
-        let Behind::Gate(place) = &self.shared.behind else {
-            return None;
-        };
-        match Gate::open(place, credentials, cx) {
-            Ok(gate) => {
-                self.state = State::Gate(Box::new(gate));
-                self.turn_gate(cx)
-            }
-            Err(error) => self.lost(&error, cx),
-        }
-    }
-
     fn turn_gate(&mut self, cx: &mut Context<'_>) -> Option<Next> {
-        let State::Gate(gate) = &mut self.state else {
+        if !matches!(self.state, State::Login(Login::Gate(_))) {
             return Some(self.rest());
-        };
-        match gate.turn(cx.now()) {
-            GateOutcome::Wait(until) => {
-                cx.set_alarm(Some(until.saturating_duration_since(cx.now())));
-                Some(Next::Pause)
-            }
-            GateOutcome::In(answer) => {
-                cx.set_alarm(None);
-                match std::mem::replace(&mut self.state, State::Command) {
-                    State::Gate(gate) => Some(gate.relay(&answer, cx)),
-                    _ => None,
-                }
-            }
-            GateOutcome::Refused(answer) => {
-                // These say that the password was right, or nothing about it (RFC 2449, 8; RFC 3206).
-                let about_else = [&b"-ERR [IN-USE]"[..], b"-ERR [SYS/", b"-ERR [LOGIN-DELAY]"];
-                if about_else.iter().any(|start| answer.starts_with(start)) {
-                    self.state = State::Command;
-                    cx.set_alarm(None);
-                    cx.write(&answer);
-                    return None;
-                }
-                Some(self.punish(answer, cx))
-            }
-            GateOutcome::Lost(error) => self.lost(&error, cx),
         }
-    }
-
-    fn lost(&mut self, error: &str, cx: &mut Context<'_>) -> Option<Next> {
-        cx.set_alarm(None);
-        log::debug!(target: &cx.peer().listener, "the server behind cannot be asked: {error}");
-        self.state = State::Command;
-        say(
-            "-ERR [SYS/TEMP] the mail server behind cannot be reached",
-            cx,
-        )
+        match std::mem::replace(&mut self.state, State::Command) {
+            State::Login(login) => {
+                let verdict = login.turn(cx);
+                self.judge(verdict, cx)
+            }
+            _ => None,
+        }
     }
 
     fn stat(&mut self, cx: &mut Context<'_>) -> Option<Next> {
@@ -507,9 +468,11 @@ impl Conversation {
 
     fn done(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Option<Next> {
         match std::mem::replace(&mut self.state, State::Command) {
-            State::Verifying => self.verified(outcome.take().flatten(), cx),
+            State::Login(login) => {
+                let verdict = login.done(&self.shared, outcome, cx);
+                self.judge(verdict, cx)
+            }
             State::Opening => self.opened(outcome.take(), cx),
-            State::LookUp(credentials) => self.ask_behind(credentials, cx),
             State::Updating => {
                 match outcome.take::<usize>() {
                     Some(0) => say("+OK goodbye", cx),
@@ -530,6 +493,12 @@ impl Conversation {
         }
         self.failures.are_many().then_some(Next::Close)
     }
+}
+
+/// Others say that the password was right, or nothing about it (RFC 2449, 8; RFC 3206).
+fn is_about_password(answer: &[u8]) -> bool {
+    let about_else = [&b"-ERR [IN-USE]"[..], b"-ERR [SYS/", b"-ERR [LOGIN-DELAY]"];
+    !about_else.iter().any(|start| answer.starts_with(start))
 }
 
 /// What a listing tells of a message.
