@@ -71,7 +71,7 @@ pub fn check_as(module: &dyn Module, peer: &Peer, dialogue: &str) {
 }
 
 /// All that a session says to these bytes, in chunks, until it ends or would wait.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn answer(module: &dyn Module, peer: &Peer, bytes: &[u8], chunk: usize) -> Vec<u8> {
     let mut run = Run::new(module, peer, chunk);
     run.send(bytes);

@@ -11,6 +11,7 @@ pub use crate::connection::fuzzing::{session, tls_opening, tls_records};
 use crate::connection::proxy_header::{LONGEST, Parsed, parse};
 use crate::control;
 use crate::modules::forward::flows::model::{self, Step};
+pub use crate::modules::imap::fuzzing::imap;
 pub use crate::modules::radius::fuzzing::radius;
 pub use crate::modules::snmp::fuzzing::snmp;
 pub use crate::modules::tftp::fuzzing::tftp;

@@ -10,6 +10,8 @@ mod commands;
 mod fetch;
 mod folders;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gate;
 mod lazy;
 mod search;

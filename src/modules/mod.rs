@@ -8,7 +8,7 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod http;
-mod imap;
+pub(crate) mod imap;
 mod pop;
 pub(crate) mod proxy;
 pub(crate) mod radius;

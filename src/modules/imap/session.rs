@@ -148,6 +148,14 @@ impl Conversation {
         }
     }
 
+    /// One that has logged in.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn logged_in(shared: Arc<Shared>, folders: Folders) -> Self {
+        let mut session = Self::new(shared);
+        session.folders = Some(folders);
+        session
+    }
+
     fn capabilities(&self, cx: &Context<'_>) -> String {
         let peer = cx.peer();
         let mut all = "CAPABILITY IMAP4rev1 LITERAL+ SASL-IR ID ENABLE".to_owned();
