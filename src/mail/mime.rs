@@ -108,6 +108,9 @@ pub fn disposition(part: &Part) -> Option<ContentType<'static>> {
     content_type(&part.fields, HeaderName::ContentDisposition)
 }
 
+/// Where a header ended and by what, when that was not an empty line.
+type Ended = Option<(u64, Stop)>;
+
 /// What ended a part.
 #[derive(Debug, Clone, Copy)]
 enum Stop {
@@ -184,7 +187,7 @@ impl<R: BufRead> Walk<R> {
     }
 
     /// Reads a header: its text, and what ended it when that was not an empty line.
-    fn header(&mut self) -> io::Result<(Vec<u8>, Option<(u64, Stop)>)> {
+    fn header(&mut self) -> io::Result<(Vec<u8>, Ended)> {
         let mut fields = Vec::new();
         loop {
             let before = self.offset;

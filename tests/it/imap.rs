@@ -70,7 +70,7 @@ else:
     names = [line.split(b' ')[-1] for line in ok(client.list())]
     assert b'\x22Entw&APw-rfe\x22' in names and b'\x22Lists\x22' in names, names
     assert len(ok(client.lsub())) == 4
-    assert any(b'Sent' in line and b'\\Sent' in line for line in ok(client.list('', 'Sent')))
+    assert any(b'Sent' in line and b'\\Sent' in line for line in ok(client.list('\x22\x22', 'Sent')))
 ok(client.select('Sent'))
 sizes = ok(client.fetch('1:*', '(UID FLAGS RFC822.SIZE INTERNALDATE)'))
 assert len(sizes) == 50 and b'\\Seen' in sizes[7] and b'14-Nov-2023 22:13:27' in sizes[7], sizes[7]
@@ -348,11 +348,15 @@ fn one_in_idle_is_told_of_a_new_message_within_a_second() {
         );
     }
     // What Pop removes is told, too.
-    let url = format!("pop3://127.0.0.1:{}/2", ports.pop);
-    exits(
-        &curl(&[&url, "-u", "ann:ann", "-X", "DELE 2", "-l"], b""),
-        0,
-    );
+    let script = r"
+import poplib, sys
+client = poplib.POP3('127.0.0.1', int(sys.argv[1]), timeout=20)
+client.user('ann')
+client.pass_('ann')
+client.dele(2)
+client.quit()
+";
+    exits(&python(script, &[&ports.pop.to_string()]), 0);
     read_until(&mut stream, "* 2 EXPUNGE\r\n");
 }
 

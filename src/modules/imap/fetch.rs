@@ -68,9 +68,6 @@ impl Fetch {
             items.push(item);
             sees |= is_seen;
         }
-        if sees && !items.iter().any(|it| matches!(it, Item::Flags)) {
-            items.insert(0, Item::Flags);
-        }
         let fetch = Fetch {
             items,
             places: places.into_iter(),
@@ -134,18 +131,21 @@ impl Fetch {
             },
             false => None,
         };
-        if sees && !selected.is_read_only && !selected.rows[place].flags.has(Flags::SEEN) {
-            folder.store(
-                &[uid],
-                Change {
-                    how: How::Add,
-                    flags: Flags::SEEN,
-                },
-            )?;
+        let changes =
+            sees && !selected.is_read_only && !selected.rows[place].flags.has(Flags::SEEN);
+        if changes {
+            let seen = Change {
+                how: How::Add,
+                flags: Flags::SEEN,
+            };
+            folder.store(&[uid], seen)?;
             selected.update(place, &folder.known());
         }
         out.text(&format!("* {} FETCH (", place + 1));
-        for (at, item) in self.items.iter().enumerate() {
+        // RFC 3501, 6.4.5: a change that this causes is told with it.
+        let is_asked = self.items.iter().any(|item| matches!(item, Item::Flags));
+        let told = (changes && !is_asked).then_some(&Item::Flags);
+        for (at, item) in told.into_iter().chain(&self.items).enumerate() {
             if at > 0 {
                 out.text(" ");
             }

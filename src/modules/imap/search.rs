@@ -268,14 +268,14 @@ fn reads(message: &mut Lazy<'_>, key: &Key) -> io::Result<bool> {
         Key::Header(name, value) => has_field(message.head()?, Some(name), value),
         Key::Body(value) => {
             let (part, text) = message.both()?;
-            has_text(part, text, value, false)?
+            has_text(part, text, value)?
         }
         Key::Text(value) => {
             if has_field(message.head()?, None, value) {
                 return Ok(true);
             }
             let (part, text) = message.both()?;
-            has_text(part, text, value, true)?
+            has_text(part, text, value)?
         }
         _ => false,
     })
@@ -312,11 +312,11 @@ static PARSER: std::sync::LazyLock<MessageParser> =
     std::sync::LazyLock::new(|| MessageParser::new().with_mime_headers());
 
 /// True when the text of a part, or of one within, has it in it.
-fn has_text(part: &Part, text: &Text, value: &str, with_headers: bool) -> io::Result<bool> {
+fn has_text(part: &Part, text: &Text, value: &str) -> io::Result<bool> {
     match &part.kind {
         Kind::Multi(parts) => {
             for part in parts {
-                if has_text(part, text, value, with_headers)? {
+                if has_text(part, text, value)? {
                     return Ok(true);
                 }
             }
@@ -326,7 +326,7 @@ fn has_text(part: &Part, text: &Text, value: &str, with_headers: bool) -> io::Re
             if has_field(&message.fields, None, value) {
                 return Ok(true);
             }
-            has_text(message, text, value, with_headers)
+            has_text(message, text, value)
         }
         Kind::Single => {
             let found = part.content_type();
