@@ -254,7 +254,9 @@ impl Run {
             Wait::Relay(_) => "relay",
             Wait::Exec(_) => "exec",
             Wait::Far(_) => "far",
-            Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) => "an open session",
+            Wait::Open | Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) => {
+                "an open session"
+            }
         };
         if is == what {
             Ok(())

@@ -10,6 +10,8 @@ use crate::config::load_texts;
 pub use crate::connection::fuzzing::{session, tls_opening, tls_records};
 use crate::connection::proxy_header::{LONGEST, Parsed, parse};
 use crate::control;
+pub use crate::http::forward::fuzzing::http_answer;
+pub use crate::mail::fuzzing::mail;
 use crate::modules::forward::flows::model::{self, Step};
 pub use crate::modules::imap::fuzzing::imap;
 pub use crate::modules::radius::fuzzing::radius;

@@ -28,6 +28,7 @@ pub mod fuzzing;
 mod http;
 pub mod mail;
 pub mod modules;
+mod moment;
 pub mod server;
 pub mod session;
 pub mod tls;

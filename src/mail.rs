@@ -8,6 +8,8 @@ pub(crate) mod dialogues;
 pub mod flags;
 pub mod folder;
 pub mod folders;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub(crate) mod gate;
 pub mod header;
 pub mod line;

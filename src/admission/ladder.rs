@@ -143,21 +143,29 @@ impl Cleared {
 /// IPv4 is kept as its mapped IPv6 form. That form never reaches the table as IPv6, and a cut-off
 /// IPv6 address has zeros where the form has ones, so the families cannot meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct CountKey(u128);
+pub(crate) struct CountKey([u32; 4]);
 
 impl CountKey {
     /// The key of `address`. A prefix of 0 is one that nobody set, and means 64.
     pub(crate) fn new(address: IpAddr, ipv6_prefix: u8) -> Self {
         match address.to_canonical() {
-            IpAddr::V4(v4) => CountKey(v4.to_ipv6_mapped().to_bits()),
+            IpAddr::V4(v4) => CountKey::of(v4.to_ipv6_mapped().to_bits()),
             IpAddr::V6(v6) => {
                 let kept = match ipv6_prefix {
                     0 => 64,
                     bits => u32::from(bits.min(128)),
                 };
-                CountKey(v6.to_bits() & (u128::MAX << (128 - kept)))
+                CountKey::of(v6.to_bits() & (u128::MAX << (128 - kept)))
             }
         }
+    }
+
+    /// In pieces: a table of wide integers would leave gaps for their alignment.
+    fn of(bits: u128) -> Self {
+        let [a, b, c, d, e, f, g, h] = std::net::Ipv6Addr::from_bits(bits)
+            .segments()
+            .map(u32::from);
+        CountKey([a << 16 | b, c << 16 | d, e << 16 | f, g << 16 | h])
     }
 }
 

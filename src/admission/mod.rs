@@ -11,6 +11,7 @@ pub mod failures;
 pub mod ladder;
 pub mod limits;
 pub mod rates;
+pub(crate) mod socket_filter;
 
 #[cfg(test)]
 mod rules;

@@ -366,6 +366,7 @@ impl<'a> Check<'a, '_> {
         let others = self.rate(udp.rate_per_address);
         let clients = self.rate(udp.rate_per_client).or(others);
         let rates = RateSettings { others, clients };
+        let kernel_filter = self.text.get(udp.kernel_filter, self.errors);
         let (name, entry, settings) = self.module(udp.module);
         let Some((entry, settings)) = entry.zip(settings) else {
             return (name, None);
@@ -378,7 +379,13 @@ impl<'a> Check<'a, '_> {
         let module = build(&mut self.settings(settings));
         (
             name,
-            module.map(|module| Protocol::Udp(UdpPlan { module, rates })),
+            module.map(|module| {
+                Protocol::Udp(UdpPlan {
+                    module,
+                    rates,
+                    kernel_filter: kernel_filter.unwrap_or(false),
+                })
+            }),
         )
     }
 

@@ -87,6 +87,7 @@ impl ListenerPlan {
             Protocol::Udp(UdpPlan {
                 module,
                 rates: RateSettings::default(),
+                kernel_filter: false,
             }),
         )
     }
@@ -219,6 +220,8 @@ pub struct UdpPlan {
     pub module: Arc<dyn DatagramModule>,
     /// How many datagrams an address may send.
     pub rates: RateSettings,
+    /// The kernel drops what the lists refuse, uncounted, as far as they fit into a socket filter.
+    pub kernel_filter: bool,
 }
 
 /// One socket of a listener.

@@ -139,6 +139,8 @@ pub(super) struct Udp<'a> {
     #[serde(borrow, default)]
     pub(super) rate_per_client: Field<'a, Rate<'a>>,
     #[serde(borrow, default)]
+    pub(super) kernel_filter: Field<'a, bool>,
+    #[serde(borrow, default)]
     pub(super) channels: Field<'a, ()>,
     #[serde(borrow, default)]
     pub(super) reserve_for_clients: Field<'a, ()>,

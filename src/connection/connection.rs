@@ -22,13 +22,13 @@ use super::secure::SecureScratch;
 use super::transport::{Flushed, Got, Transport};
 use crate::admission::ladder::Admitted;
 use crate::config::plan::TlsMode;
+use crate::moment::Moment;
 use crate::server::census::Phase;
 use crate::server::core::{Core, SlotGuard};
 use crate::server::listener::{TcpListener, TcpSocket};
 use crate::server::parked::{Key, Signals};
 use crate::server::workers::Scratch;
 use crate::session::{Outcome, Peer, Work};
-use crate::tls::Acceptors;
 
 /// Reads in one turn before a busy connection goes to the back of the queue.
 const READS_A_TURN: u32 = 16;
@@ -45,17 +45,17 @@ pub(crate) struct Connection {
     driver: Driver,
     transport: Transport,
     peer: Arc<Peer>,
-    listener: Arc<TcpListener>,
-    acceptors: Arc<Acceptors>,
+    /// What it came to, and by whose rules it is served.
+    socket: Arc<TcpSocket>,
     stream: TcpStream,
     slot: Option<SlotGuard>,
-    outcome: Option<Outcome>,
+    outcome: Option<Box<Outcome>>,
     /// Bytes are carried to and from an upstream; the session has said its last word.
     relay: Option<Box<Relaying>>,
     /// A program has the connection; ended with it.
     program: Option<Box<Running>>,
     /// Until when a handshake that is under way must be complete.
-    shaking: Option<Instant>,
+    shaking: Option<Moment>,
     /// The socket may hold bytes that were not read.
     readable: bool,
     /// The session's own socket may be read or written.
@@ -89,23 +89,23 @@ impl Connection {
         stream: TcpStream,
         slot: Option<SlotGuard>,
         peer: Arc<Peer>,
-        socket: &TcpSocket,
+        socket: &Arc<TcpSocket>,
         now: Instant,
     ) -> Box<Self> {
-        let listener = Arc::clone(&socket.listener);
+        let listener = &socket.listener;
         let mut driver = Driver::new(listener.idle_timeout, now);
         let mut transport = Transport::default();
         let mut shaking = None;
         if socket.plan.tls == TlsMode::On {
             transport.secure(None);
-            shaking = Some(now + listener.handshake_timeout);
+            shaking = Some((now + listener.handshake_timeout).into());
         } else {
             driver.open(listener.module.open(&peer), now);
         }
         if let Some(slot) = &slot {
-            slot.facts.secured(&peer.security);
+            slot.facts().secured(&peer.security);
             if shaking.is_some() {
-                slot.facts.enter(Phase::Handshake);
+                slot.facts().enter(Phase::Handshake);
             }
         }
         Box::new(Connection {
@@ -116,8 +116,7 @@ impl Connection {
             relay: None,
             program: None,
             peer,
-            listener,
-            acceptors: Arc::clone(&socket.acceptors),
+            socket: Arc::clone(socket),
             stream,
             slot,
             outcome: None,
@@ -134,9 +133,14 @@ impl Connection {
         (&mut self.stream, &mut self.slot)
     }
 
+    /// Whose connection it is.
+    pub(crate) fn listener(&self) -> &Arc<TcpListener> {
+        &self.socket.listener
+    }
+
     /// The result of work given away, for the next turn.
     pub(crate) fn deliver(&mut self, outcome: Outcome) {
-        self.outcome = Some(outcome);
+        self.outcome = Some(Box::new(outcome));
     }
 
     /// What is likely to come soon: its last turn moved bytes, and this is where the answer comes from.
@@ -162,7 +166,7 @@ impl Connection {
         self.driver.input.lend(&mut scratch.input);
         self.driver.output.lend(&mut scratch.output);
         self.transport.lend(&mut scratch.secure);
-        let is_cut = self.slot.as_ref().is_some_and(|slot| slot.facts.is_cut());
+        let is_cut = self.slot.as_ref().is_some_and(|slot| slot.facts().is_cut());
         let after = if is_cut || signals.has(Signals::CUT) {
             self.cut()
         } else {
@@ -212,7 +216,7 @@ impl Connection {
             _ => Phase::Session,
         };
         let Transport { received, sent, .. } = self.transport;
-        slot.facts.note(received, sent, phase);
+        slot.facts().note(received, sent, phase);
     }
 
     fn run(&mut self, signals: Signals, scratch: &mut Scratch, core: &Arc<Core>) -> After {
@@ -228,7 +232,7 @@ impl Connection {
             self.driver.request_shutdown();
         }
         if let Some(outcome) = self.outcome.take() {
-            self.tell(now, core, |driver, around| driver.done(outcome, around));
+            self.tell(now, core, |driver, around| driver.done(*outcome, around));
         }
         if let Some(relay) = &mut self.relay
             && let Err(error) = relay.heed(signals, &self.stream)
@@ -246,7 +250,7 @@ impl Connection {
                 return after;
             }
             if let Some(until) = self.shaking
-                && let Some(after) = self.shake(now, until, core)
+                && let Some(after) = self.shake(now, until.into(), core)
             {
                 return after;
             }
@@ -333,8 +337,11 @@ impl Connection {
     ) -> Option<After> {
         match &mut self.driver.wait {
             Wait::Abort => return Some(After::Abort),
-            Wait::Work(work) => return Some(work.take().map_or(After::Abort, After::Work)),
-            Wait::Read
+            Wait::Work(work) => {
+                return Some(work.take().map_or(After::Abort, |work| After::Work(*work)));
+            }
+            Wait::Open
+            | Wait::Read
             | Wait::Pause
             | Wait::Drain
             | Wait::StartTls
@@ -357,7 +364,7 @@ impl Connection {
                 // What the client sent ahead of the handshake was sent by anybody (RFC 3207, 4.2).
                 self.driver.input.clear();
                 self.transport.secure(Some(scratch));
-                self.shaking = Some(now + self.listener.handshake_timeout);
+                self.shaking = Some((now + self.listener().handshake_timeout).into());
                 None
             }
             Wait::Relay(_) => {
@@ -377,14 +384,18 @@ impl Connection {
                 self.begin_program(&program, now, core)
             }
             Wait::StartTls => {
-                self.listener.complain(format_args!(
+                self.listener().complain(format_args!(
                     "the module asked for what this socket cannot do"
                 ));
                 Some(After::Abort)
             }
-            Wait::Read | Wait::Pause | Wait::Drain | Wait::Work(_) | Wait::Far(_) | Wait::Abort => {
-                None
-            }
+            Wait::Open
+            | Wait::Read
+            | Wait::Pause
+            | Wait::Drain
+            | Wait::Work(_)
+            | Wait::Far(_)
+            | Wait::Abort => None,
         }
     }
 
@@ -399,7 +410,7 @@ impl Connection {
             driver,
             peer,
             slot,
-            listener,
+            socket,
             ..
         } = self;
         let mut waker = || core.waker(slot.get_or_insert_with(|| core.reserve(None)).key());
@@ -411,8 +422,8 @@ impl Connection {
         };
         let result = what(driver, &mut around);
         // Before the peer can see an answer: the next connection of its shall find the ban.
-        for abuse in driver.abuse.drain(..) {
-            listener.report(peer.remote.ip(), abuse);
+        for abuse in driver.abuse.take().into_iter().flat_map(|abuse| *abuse) {
+            socket.listener.report(peer.remote.ip(), abuse);
         }
         result
     }
@@ -421,7 +432,7 @@ impl Connection {
         if let Some(relay) = &self.relay {
             relay.reset(&self.stream);
         }
-        self.listener.log(
+        self.listener().log(
             log::Level::Debug,
             format_args!("{}: {error}", self.peer.remote),
         );

@@ -13,7 +13,7 @@ use super::secure::{Secure, SecureScratch, Shaken};
 use super::transport::Got;
 use crate::config::{load_texts, plan::Protocol};
 use crate::dialogue::test_peer;
-use crate::session::{Module, Waker};
+use crate::session::{Module, Peer, Waker};
 use crate::tls::{Acceptors, Domain, Domains, Source, ticketer};
 
 /// What stands in for a socket.
@@ -305,17 +305,18 @@ const MODULES: [&str; 7] = [
     "Imap",
 ];
 
-static SESSIONS: LazyLock<Vec<Arc<dyn Module>>> = LazyLock::new(|| {
-    let module = |name: &&str| {
-        let plan = load_texts("()", &format!("Tcp(module: {name}, sockets: [])"));
-        let listener = plan.expect("a good configuration").listeners.remove(0);
-        match listener.protocol {
-            Protocol::Tcp(tcp) => tcp.module,
-            Protocol::Udp(_) => unreachable!("it says Tcp"),
-        }
-    };
-    MODULES.iter().map(module).collect()
-});
+static SESSIONS: LazyLock<Vec<Arc<dyn Module>>> =
+    LazyLock::new(|| MODULES.iter().map(|name| module("()", name)).collect());
+
+/// The module that a listener of a configuration names.
+pub(crate) fn module(server: &str, name: &str) -> Arc<dyn Module> {
+    let plan = load_texts(server, &format!("Tcp(module: {name}, sockets: [])"));
+    let listener = plan.expect("a good configuration").listeners.remove(0);
+    match listener.protocol {
+        Protocol::Tcp(tcp) => tcp.module,
+        Protocol::Udp(_) => unreachable!("it says Tcp"),
+    }
+}
 
 /// A module's session: the first byte chooses the module, the second the pieces in which the rest arrives; the
 /// same bytes in one piece get the same answer, but for the time of day.
@@ -327,57 +328,62 @@ pub fn session(bytes: &[u8]) {
         return;
     };
     let module = usize::from(*module) % MODULES.len();
-    let whole = converse(&SESSIONS[module], input, usize::MAX);
-    let pieces = converse(&SESSIONS[module], input, usize::from(*piece) + 1);
+    let peer = test_peer();
+    let whole = converse(&SESSIONS[module], &peer, input, usize::MAX);
+    let pieces = converse(&SESSIONS[module], &peer, input, usize::from(*piece) + 1);
     assert!(whole == pieces, "{}: {whole:?} {pieces:?}", MODULES[module]);
 }
 
-/// What a session says, and whether it closed before the peer did.
-fn converse(module: &Arc<dyn Module>, input: &[u8], piece: usize) -> (Vec<u8>, bool) {
-    let peer = test_peer();
+/// What a session says, and whether it closed before the peer did. What waits for the clock need not wait.
+pub(crate) fn converse(
+    module: &Arc<dyn Module>,
+    peer: &Peer,
+    input: &[u8],
+    piece: usize,
+) -> (Vec<u8>, bool) {
     let now = Instant::now();
     let mut waker = || Waker::new(|| {});
     let mut around = Surroundings {
-        peer: &peer,
+        peer,
         now,
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_514_400),
         waker: &mut waker,
     };
     let mut driver = Driver::new(module.idle_timeout(), now);
-    driver.open(module.open(&peer), now);
+    driver.open(module.open(peer), now);
     let mut said = Vec::new();
-    let mut run = |driver: &mut Driver| {
+    let mut run = |driver: &mut Driver, bytes: &[u8]| {
+        if !bytes.is_empty() {
+            driver.input.extend(bytes);
+            driver.take_input(&mut around);
+        }
         loop {
             said.extend(driver.output.take_all().expect("memory"));
             if let Wait::Work(work) = &mut driver.wait
                 && let Some(work) = work.take()
             {
                 driver.done(work.run(), &mut around);
+            } else if matches!(driver.wait, Wait::Pause) {
+                around.now = driver.deadline();
+                if !driver.step(&mut around) {
+                    break;
+                }
             } else if !driver.step(&mut around) {
                 break;
             }
         }
         said.extend(driver.output.take_all().expect("memory"));
     };
-    run(&mut driver);
+    run(&mut driver, &[]);
     for piece in input.chunks(piece.min(16 * 1024)) {
         if !driver.may_read() {
             break;
         }
-        driver.input.extend(piece);
-        let mut waker = || Waker::new(|| {});
-        let mut around = Surroundings {
-            peer: &peer,
-            now,
-            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_514_400),
-            waker: &mut waker,
-        };
-        driver.take_input(&mut around);
-        run(&mut driver);
+        run(&mut driver, piece);
     }
     let closed = !matches!(driver.wait, Wait::Read);
     driver.finish(false);
-    run(&mut driver);
+    run(&mut driver, &[]);
     assert!(
         !matches!(driver.wait, Wait::Read),
         "a session ends with its peer"

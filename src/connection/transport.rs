@@ -203,7 +203,7 @@ fn flush_clear(
 ) -> io::Result<Flushed> {
     while !output.is_empty() {
         let written = if let Some((file, offset, length)) = output.front_file() {
-            let count = usize::try_from(*length).unwrap_or(usize::MAX).min(1 << 20);
+            let count = usize::try_from(*length).unwrap_or(usize::MAX).min(2 << 20);
             let mut at = i64::try_from(*offset).map_err(io::Error::other)?;
             let sent = retry(|| Ok(sendfile64(&*stream, file, Some(&mut at), count)?));
             if let Ok(sent) = sent {

@@ -6,6 +6,8 @@
 mod answer;
 mod ask;
 mod exchange;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 
 use std::net::IpAddr;
 use std::sync::Arc;

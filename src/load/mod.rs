@@ -7,6 +7,7 @@
 //! | `engine` | slots, pace, time and what is counted; knows no protocol |
 //! | `connect` `pingpong` `tls` | work for the engine: one operation in one slot |
 //! | `hold` `bulk` `udp` | work with a loop of its own |
+//! | `questions` | what datagrams say, and which answers to it are right |
 //! | `sources` | connections from many addresses of 127.0.0.0/8 |
 //! | `watch` | CPU and memory of the servers, from /proc |
 //! | `report` `progress` | what is printed |
@@ -20,6 +21,7 @@ mod options;
 mod pace;
 mod pingpong;
 mod progress;
+mod questions;
 mod report;
 mod sources;
 mod tls;
@@ -66,7 +68,7 @@ fn run(mode: &Mode, load: &Load) -> io::Result<Report> {
         Mode::Bulk {
             bytes, upstream, ..
         } => bulk::run(load, bytes.as_u64(), *upstream),
-        Mode::Udp { window, .. } => udp::run(load, *window),
+        Mode::Udp { window, speaks, .. } => udp::run(load, *window, *speaks),
         Mode::Echo { parked, .. } => {
             let _parked = hold::open(load, *parked)?;
             let mut work = connect::Connects::echo(load);

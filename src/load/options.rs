@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::sources::Sources;
@@ -85,6 +85,9 @@ pub(super) enum Mode {
         /// Datagrams under way a socket
         #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
         window: u16,
+        /// What they say
+        #[arg(long, value_enum, default_value = "echo")]
+        speaks: Speaks,
     },
     /// Run a command in a network namespace of its own (needs root)
     Netns {
@@ -92,6 +95,19 @@ pub(super) enum Mode {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+}
+
+/// What datagrams say.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Speaks {
+    /// Bytes that mean nothing
+    Echo,
+    /// SNMPv2c, community public: GET sysUpTime.0
+    Snmp,
+    /// RADIUS, secret testing123: Access-Request of nemo, User-Password arctangent
+    RadiusPap,
+    /// The same with CHAP-Password
+    RadiusChap,
 }
 
 impl Mode {

@@ -12,9 +12,10 @@ use mio::{Events, Interest, Poll, Token};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
 
-use super::options::Load;
+use super::options::{Load, Speaks};
 use super::pace::Pace;
 use super::progress::Progress;
+use super::questions::Questions;
 use super::report::{Measured, Report};
 use super::sources::Sources;
 use super::watch::Watch;
@@ -24,8 +25,8 @@ const BATCH: usize = 64;
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Keeps windows of datagrams under way.
-pub(super) fn run(load: &Load, window: u16) -> io::Result<Report> {
-    let mut flows = Flows::open(load, window)?;
+pub(super) fn run(load: &Load, window: u16, speaks: Speaks) -> io::Result<Report> {
+    let mut flows = Flows::open(load, window, speaks)?;
     if !load.warmup.is_zero() {
         flows.until(load.warmup, Pace::Closed, None, &mut Progress::hidden())?;
         flows.measured = Measured::new();
@@ -43,7 +44,7 @@ struct Flows {
     poll: Poll,
     flows: Vec<Flow>,
     window: usize,
-    payload: Vec<u8>,
+    questions: Questions,
     buffers: Vec<Vec<u8>>,
     headers: MultiHeaders<SockaddrStorage>,
     sent: u64,
@@ -58,7 +59,7 @@ struct Flow {
 }
 
 impl Flows {
-    fn open(load: &Load, window: u16) -> io::Result<Self> {
+    fn open(load: &Load, window: u16, speaks: Speaks) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut sources = Sources::of(load);
         let mut flows = Vec::with_capacity(load.connections);
@@ -79,8 +80,8 @@ impl Flows {
             poll,
             flows,
             window: usize::from(window),
-            payload: vec![b'u'; usize::from(load.size)],
-            buffers: vec![vec![0; usize::from(load.size)]; BATCH],
+            questions: Questions::of(speaks, usize::from(load.size)),
+            buffers: vec![vec![0; usize::from(load.size).max(512)]; BATCH],
             headers: MultiHeaders::preallocate(BATCH, None),
             sent: 0,
             measured: Measured::new(),
@@ -172,8 +173,11 @@ impl Flows {
             if due.is_empty() {
                 return Ok(());
             }
-            let slices: Vec<[IoSlice<'_>; 1]> =
-                due.iter().map(|_| [IoSlice::new(&self.payload)]).collect();
+            let questions: Vec<_> = due.iter().map(|_| self.questions.next()).collect();
+            let slices: Vec<[IoSlice<'_>; 1]> = questions
+                .iter()
+                .map(|question| [IoSlice::new(question)])
+                .collect();
             let nowhere: Vec<Option<SockaddrStorage>> = vec![None; due.len()];
             let fd = flow.socket.as_raw_fd();
             let flags = MsgFlags::MSG_DONTWAIT;
@@ -203,18 +207,28 @@ impl Flows {
                 .collect();
             let fd = flow.socket.as_raw_fd();
             let flags = MsgFlags::MSG_DONTWAIT;
-            let count = match recvmmsg(fd, &mut self.headers, slices.iter_mut(), flags, None) {
-                Ok(received) => received.count(),
-                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
+            let right: Vec<bool> =
+                match recvmmsg(fd, &mut self.headers, slices.iter_mut(), flags, None) {
+                    Ok(received) => received
+                        .map(|one| {
+                            let answer = one.iovs().next().unwrap_or_default();
+                            self.questions.is_right(answer)
+                        })
+                        .collect(),
+                    Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                };
             flow.heard = Instant::now();
-            for _ in 0..count {
+            for right in &right {
                 if let Some(sent) = flow.under_way.pop_front() {
-                    self.measured.ended(flow.heard - sent, Ok(()));
+                    let result = match right {
+                        true => Ok(()),
+                        false => Err(io::ErrorKind::InvalidData.into()),
+                    };
+                    self.measured.ended(flow.heard - sent, result);
                 }
             }
-            if count < BATCH {
+            if right.len() < BATCH {
                 return Ok(());
             }
         }

@@ -6,6 +6,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::line::split_command;
+
 /// The longest line of an exchange with its CRLF (RFC 4954, 4: 12,288 octets of base64).
 pub const LONGEST_LINE: usize = 12_288 + 2;
 
@@ -70,6 +72,16 @@ impl Exchange {
             "LOGIN" => Some(Exchange::LoginName),
             _ => None,
         }
+    }
+
+    /// Begins the exchange that a command asks for: what follows its verb is a mechanism, and maybe an initial
+    /// response (RFC 4954, 4; RFC 5034, 4; RFC 4959, 3). `None` for a mechanism that is not offered.
+    #[must_use]
+    pub fn open(argument: &[u8]) -> Option<(Self, Result<Step, SaslError>)> {
+        let (mechanism, initial) = split_command(argument);
+        let mut exchange = Exchange::of(&mechanism)?;
+        let step = exchange.begin((!initial.is_empty()).then_some(initial));
+        Some((exchange, step))
     }
 
     /// Begins, with the initial response if the client gave one (RFC 4954, 4: `=` stands for an empty one).
@@ -185,6 +197,21 @@ mod tests {
             login.begin(Some(b"YW5u")),
             Ok(Step::Challenge("UGFzc3dvcmQ6"))
         );
+    }
+
+    #[test]
+    fn a_command_names_the_mechanism_and_may_bring_the_first_response() {
+        let open = |argument: &str| Exchange::open(argument.as_bytes()).map(|(_, step)| step);
+        assert_eq!(open("plain"), Some(Ok(Step::Challenge(""))));
+        assert_eq!(open("PLAIN AHRlc3QAdGVzdA=="), Some(verify("test", "test")));
+        assert_eq!(
+            open("LOGIN  YW5u"),
+            Some(Ok(Step::Challenge("UGFzc3dvcmQ6")))
+        );
+        assert_eq!(open("PLAIN ="), Some(Err(SaslError::Malformed)));
+        assert_eq!(open("PLAIN *"), Some(Err(SaslError::Cancelled)));
+        assert_eq!(open("CRAM-MD5"), None);
+        assert_eq!(open(""), None);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //!
 //! With it: CAPA and response codes (RFC 2449), STLS (2595), AUTH (5034), [SYS/..] and [AUTH] (3206).
 
+mod authorization;
 mod gate;
 mod mailbox;
 mod session;
+mod transaction;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,6 +9,7 @@ mod address;
 mod commands;
 mod data;
 mod gate;
+mod hops;
 mod incoming;
 mod session;
 mod trace;

@@ -4,7 +4,7 @@
 //! At rest that is the poll thread. What it hears it queues, calls a worker, and lets go of the baton; from
 //! then on a worker that finds the queue empty looks at the poll itself and runs what comes, so that under load
 //! an event is heard and handled by one thread, and none is woken for it. (Handing each over cost 10 us of a
-//! connection's 45.) Meanwhile the poll thread looks every [`LOOK`] whether anybody still polls, and does so
+//! connection's 45.) Meanwhile the poll thread looks every few milliseconds whether anybody still polls, and does so
 //! itself where all workers are held up by what they run; and it alone changes the sockets, minds signals, and
 //! stops the server. No module code runs under the baton.
 
@@ -22,8 +22,14 @@ use super::poll_loop::PollLoop;
 use super::queue::{LOOK, Queue};
 use super::udp_io::Receiver;
 
-/// How long a worker waits at the poll for the next event before it goes to sleep.
-const LINGER: Duration = Duration::from_millis(2);
+/// How long a worker waits at the poll for the next event before it goes to sleep. Longer than the kernel's tick:
+/// a sleep that would end before it sets the timer anew and back again, which cost 3 us a sleep.
+const LINGER: Duration = Duration::from_millis(20);
+/// How long the poll thread turns away from events that gave nobody anything to do: newcomers that were refused.
+/// Each would wake it otherwise. News of connections that a worker has in hand it leaves for [`LOOK`] to the worker.
+const CHATTER: Duration = Duration::from_micros(300);
+/// How often the poll thread looks after workers that keep up.
+const LOOK_SELDOM: Duration = Duration::from_millis(5);
 
 /// The poll loop and the events of its last turn.
 pub(crate) struct Baton {
@@ -60,6 +66,8 @@ pub(crate) struct Poller {
     signalled: AtomicBool,
     /// The poll thread sleeps in the poll, and nobody looks after the workers.
     resting: AtomicBool,
+    /// The poll thread heard nothing but chatter last.
+    chatter: AtomicBool,
     /// Turns of the poll that workers took.
     turns: AtomicU64,
 }
@@ -104,18 +112,25 @@ impl Poller {
         };
         let turned = baton.turn(receiver, until, |token| self.heed(token));
         self.resting.store(false, Ordering::SeqCst);
+        let chatter = !baton.events.is_empty() && queue.len() == 0;
+        self.chatter.store(chatter, Ordering::Relaxed);
         turned.map(|()| baton)
     }
 
     /// Waits until the poll thread is needed: workers do the polling as long as they keep up.
     pub(crate) fn attend<T>(&self, queue: &Queue<T>, until: Instant) {
         if queue.len() == 0 {
+            if self.chatter.load(Ordering::Relaxed) && !self.summoned.load(Ordering::SeqCst) {
+                let keeps_up = queue.wants_watching();
+                std::thread::park_timeout(if keeps_up { LOOK } else { CHATTER });
+            }
             return;
         }
         queue.ring();
         let mut before = self.turns.load(Ordering::Relaxed);
         while !self.summoned.load(Ordering::SeqCst) && Instant::now() < until {
-            std::thread::park_timeout(LOOK);
+            let keep_up = queue.len() == 0;
+            std::thread::park_timeout(if keep_up { LOOK_SELDOM } else { LOOK });
             let turns = self.turns.load(Ordering::Relaxed);
             if turns == before && !self.baton.is_locked() {
                 return;

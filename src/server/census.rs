@@ -18,6 +18,7 @@ use crate::admission::ladder::{self, Reason};
 use crate::admission::limits::Limits;
 use crate::config::plan::{ListenerPlan, Protocol, SocketPlan};
 use crate::control::request::{ConnectionRow, Disconnected, WouldRefuse};
+use crate::moment::Moment;
 use crate::session::{Peer, Security};
 
 /// How long a caller waits for connections that it has cut.
@@ -30,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(crate) struct Card {
     /// Shared with the connection until its handshake, which changes what it knows of its peer.
     pub(crate) peer: Arc<Peer>,
-    pub(crate) since: Instant,
+    pub(crate) since: Moment,
 }
 
 /// What a connection did. Belongs to a slot, and to one connection at a time.
@@ -42,6 +43,31 @@ pub(crate) struct Facts {
     tls: AtomicU8,
     /// A person wants the connection to end.
     cut: AtomicBool,
+}
+
+/// The facts of neighbouring slots, together since one at a time costs twice its size.
+#[derive(Debug)]
+pub(crate) struct Book([Facts; Book::SLOTS]);
+
+impl Book {
+    /// Slots with facts in one book.
+    pub(crate) const SLOTS: usize = 64;
+
+    /// The book of a slot among all of them in their order.
+    pub(crate) fn number(slot: u32) -> usize {
+        slot as usize / Book::SLOTS
+    }
+
+    /// The facts of a slot that has them in this book.
+    pub(crate) fn facts(&self, slot: u32) -> &Facts {
+        &self.0[slot as usize % Book::SLOTS]
+    }
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Book(std::array::from_fn(|_| Facts::default()))
+    }
 }
 
 /// How far a connection is.
@@ -119,7 +145,7 @@ impl Facts {
             address: card.peer.remote,
             local: card.peer.local,
             class: card.peer.class.name().to_owned(),
-            age: now.saturating_duration_since(card.since).as_secs(),
+            age: now.saturating_duration_since(card.since.into()).as_secs(),
             received: counted(&self.received),
             sent: counted(&self.sent),
             tls: match self.tls.load(Ordering::Relaxed) {

@@ -10,10 +10,9 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::baton::Poller;
-use super::census::{Card, Facts};
+use super::census::{Book, Card, Facts};
 use super::datagrams::{Batch, UdpSockets};
 use super::exchanges;
-use super::listener::TcpListener;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
 use super::queue::Queue;
@@ -23,7 +22,7 @@ use crate::session::{Lane, Waker, Work};
 
 /// What a slot of the parked table holds.
 pub(crate) enum Resident {
-    Connection(Box<Connection>, Arc<TcpListener>),
+    Connection(Box<Connection>),
     Lingering(Box<Lingering>),
     Exchange(Box<exchanges::Running>),
     /// Minded by the poll thread alone.
@@ -68,8 +67,7 @@ pub(crate) struct Core {
 /// Owns a slot of the parked table; gives it back when its connection ends.
 pub(crate) struct SlotGuard {
     key: Key,
-    /// What its connection did, for people to see.
-    pub(crate) facts: Arc<Facts>,
+    book: Arc<Book>,
     core: Arc<Core>,
     registered: bool,
 }
@@ -82,6 +80,11 @@ impl SlotGuard {
 
     pub(crate) fn key(&self) -> Key {
         self.key
+    }
+
+    /// What its connection did, for people to see.
+    pub(crate) fn facts(&self) -> &Facts {
+        self.book.facts(self.key.index)
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -262,7 +265,6 @@ impl Core {
     pub(crate) fn park(
         self: &Arc<Self>,
         mut connection: Box<Connection>,
-        listener: Arc<TcpListener>,
         wants: Signals,
         deadline: Option<Instant>,
     ) {
@@ -274,12 +276,7 @@ impl Core {
             log::error!("cannot watch one more upstream: {error}");
             return;
         }
-        self.rest(
-            key,
-            Resident::Connection(connection, listener),
-            wants,
-            deadline,
-        );
+        self.rest(key, Resident::Connection(connection), wants, deadline);
     }
 
     pub(super) fn park_lingering(
@@ -378,32 +375,22 @@ impl Core {
 
     /// A slot without a registered socket yet; a connection says who it is.
     pub(crate) fn reserve(self: &Arc<Self>, card: Option<Card>) -> SlotGuard {
-        let (key, facts) = self.parked.reserve(card);
+        let (key, book) = self.parked.reserve(card);
         SlotGuard {
             key,
-            facts,
+            book,
             core: Arc::clone(self),
             registered: false,
         }
     }
 
     /// Gives a connection's work to a lane; the connection rests until it is done.
-    pub(super) fn work(
-        self: &Arc<Self>,
-        mut connection: Box<Connection>,
-        listener: Arc<TcpListener>,
-        work: Work,
-    ) {
+    pub(super) fn work(self: &Arc<Self>, mut connection: Box<Connection>, work: Work) {
         let (stream, slot) = connection.parts();
         let Some(key) = self.ensure_slot(stream, slot) else {
             return;
         };
-        self.rest(
-            key,
-            Resident::Connection(connection, listener),
-            Signals::DONE,
-            None,
-        );
+        self.rest(key, Resident::Connection(connection), Signals::DONE, None);
         let lane = self.lane(work.lane());
         let _ = lane.send(Errand::Session(key, work));
     }

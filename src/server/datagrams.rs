@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use super::core::Core;
 use super::descriptors;
 use super::exchanges;
+use super::filters::Filtered;
 use super::listener::UdpListener;
 use super::udp_io;
 use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Route};
@@ -39,6 +40,7 @@ pub(crate) struct UdpPort {
     pub(crate) ipv6: bool,
     /// The port and address of its configuration.
     pub(crate) place: (u16, Option<IpAddr>),
+    pub(crate) filtered: Filtered,
 }
 
 /// Above this many unanswered batches a listener's datagrams wait in the kernel, which drops what does
@@ -83,6 +85,10 @@ impl Batch {
         class: Class,
         bytes: &[u8],
     ) {
+        if self.entries.is_empty() {
+            self.entries.reserve(udp_io::BATCH);
+            self.bytes.reserve(udp_io::BATCH * 64);
+        }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         let route = Route {
@@ -198,22 +204,17 @@ impl UdpSockets {
     /// Sends answers from the listener's sockets and takes reports.
     pub(crate) fn send(&self, outbox: Outbox) {
         let listener = self.listener.load();
-        for (address, abuse) in outbox.reports {
-            listener.report(address, abuse);
+        for (address, abuse) in &outbox.reports {
+            listener.report(*address, *abuse);
         }
         let ports = self.ports.load();
-        let mut datagrams = outbox.datagrams.into_iter().peekable();
-        while let Some((first, bytes)) = datagrams.next() {
-            let mut together = vec![(first.remote, first.local, bytes)];
-            while let Some((route, bytes)) =
-                datagrams.next_if(|(route, _)| route.socket == first.socket)
-            {
-                together.push((route.remote, route.local, bytes));
-            }
-            let Some(Some(port)) = ports.get(first.socket as usize) else {
+        let datagrams: Vec<_> = outbox.pending().collect();
+        for together in datagrams.chunk_by(|(one, _), (other, _)| one.socket == other.socket) {
+            let socket = together[0].0.socket as usize;
+            let Some(Some(port)) = ports.get(socket) else {
                 continue;
             };
-            match udp_io::send(&port.socket, port.ipv6, &together) {
+            match udp_io::send(&port.socket, port.ipv6, together) {
                 Ok(sent) if sent.failed == 0 => {}
                 Ok(sent) => listener.log(
                     log::Level::Debug,

@@ -302,7 +302,7 @@ impl Gate {
         listener.log(log::Level::Debug, format_args!("{remote} connected"));
         let card = Card {
             peer: Arc::clone(&peer),
-            since: now,
+            since: now.into(),
         };
         let slot = match slot {
             Some(slot) => {
@@ -313,7 +313,7 @@ impl Gate {
         };
         let connection = Connection::new(admitted, stream, Some(slot), peer, &socket, now);
         // Also where the client speaks first: it has spoken by now, more often than not.
-        let resident = Resident::Connection(connection, Arc::clone(listener));
+        let resident = Resident::Connection(connection);
         self.core.enqueue(resident, Signals::NONE);
     }
 

@@ -200,6 +200,8 @@ pub(crate) struct UdpListener {
     pub(crate) rates: Arc<Rates>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) warden: Arc<Warden>,
+    /// Whether the kernel drops what the lists refuse.
+    pub(crate) kernel_filter: bool,
     pub(crate) log_level: LevelFilter,
 }
 

@@ -10,6 +10,7 @@ mod descriptors;
 mod differences;
 mod edits;
 mod exchanges;
+mod filters;
 mod forms;
 mod gate;
 pub(crate) mod listener;

@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::census::{Card, Facts};
+use super::census::{Book, Card, Facts};
+use crate::moment::Moment;
 
 /// Slots looked at under one lock.
 const AT_A_LOOK: usize = 512;
@@ -69,8 +70,10 @@ pub(crate) struct Parked<R> {
 struct Table<R> {
     slots: Vec<Slot<R>>,
     free: Vec<u32>,
+    /// What those that have the slots did; the same place for all that have one after the other.
+    books: Vec<Arc<Book>>,
     /// At most one entry per slot in the common case; stale ones are dropped when they come up.
-    deadlines: BinaryHeap<Reverse<(Instant, Key)>>,
+    deadlines: BinaryHeap<Reverse<(Moment, Key)>>,
     /// Until when the poll thread sleeps; `None` is for ever.
     sleeps_until: Option<Instant>,
     awake: bool,
@@ -84,13 +87,11 @@ struct Slot<R> {
     signals: Signals,
     wants: Signals,
     resident: Option<R>,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
     /// The earliest entry of this slot in the heap.
-    queued: Option<Instant>,
+    queued: Option<Moment>,
     /// Who has the slot, where it is a connection.
     card: Option<Card>,
-    /// What it did; the same value for all that have the slot one after the other.
-    facts: Arc<Facts>,
 }
 
 impl<R> Parked<R> {
@@ -99,6 +100,7 @@ impl<R> Parked<R> {
             table: Mutex::new(Table {
                 slots: Vec::new(),
                 free: Vec::new(),
+                books: Vec::new(),
                 deadlines: BinaryHeap::new(),
                 sleeps_until: None,
                 awake: false,
@@ -108,8 +110,8 @@ impl<R> Parked<R> {
     }
 
     /// A slot whose resident is away, and where that notes what it does. Given back with [`Parked::release`].
-    pub(crate) fn reserve(&self, card: Option<Card>) -> (Key, Arc<Facts>) {
-        let mut table = self.table.lock();
+    pub(crate) fn reserve(&self, card: Option<Card>) -> (Key, Arc<Book>) {
+        let table = &mut *self.table.lock();
         let signals = if table.shutdown {
             Signals::SHUTDOWN
         } else {
@@ -120,15 +122,15 @@ impl<R> Parked<R> {
             slot.is_taken = true;
             slot.signals = signals;
             slot.card = card;
-            slot.facts.reset();
             let key = Key {
                 index,
                 generation: slot.generation,
             };
-            return (key, Arc::clone(&slot.facts));
+            let book = &table.books[Book::number(index)];
+            book.facts(index).reset();
+            return (key, Arc::clone(book));
         }
         let index = u32::try_from(table.slots.len()).expect("fewer slots than descriptors");
-        let facts = Arc::<Facts>::default();
         table.slots.push(Slot {
             generation: 1,
             is_taken: true,
@@ -138,13 +140,15 @@ impl<R> Parked<R> {
             deadline: None,
             queued: None,
             card,
-            facts: Arc::clone(&facts),
         });
         let key = Key {
             index,
             generation: 1,
         };
-        (key, facts)
+        if table.books.len() <= Book::number(index) {
+            table.books.push(Arc::default());
+        }
+        (key, Arc::clone(&table.books[Book::number(index)]))
     }
 
     /// Says who has a slot.
@@ -174,7 +178,8 @@ impl<R> Parked<R> {
                 if let (Some(card), Ok(index)) = (&slot.card, u32::try_from(index)) {
                     let generation = slot.generation;
                     let key = Key { index, generation };
-                    look(key, card, &slot.facts, slot.resident.is_some());
+                    let facts = table.books[Book::number(index)].facts(index);
+                    look(key, card, facts, slot.resident.is_some());
                 }
             }
             from += AT_A_LOOK;
@@ -188,14 +193,14 @@ impl<R> Parked<R> {
         mut chosen: impl FnMut(Key, Option<&Card>, Option<&R>) -> bool,
     ) -> (Vec<Key>, Vec<(R, Signals)>) {
         let (mut keys, mut residents) = (Vec::new(), Vec::new());
-        let mut table = self.table.lock();
+        let table = &mut *self.table.lock();
         for (index, slot) in (0..).zip(&mut table.slots) {
             let generation = slot.generation;
             let key = Key { index, generation };
             if slot.is_taken && chosen(key, slot.card.as_ref(), slot.resident.as_ref()) {
                 keys.push(key);
                 // For one that never rests.
-                slot.facts.cut();
+                table.books[Book::number(index)].facts(index).cut();
                 slot.signals = slot.signals.and(Signals::CUT);
                 residents.extend(slot.take());
             }
@@ -238,13 +243,13 @@ impl<R> Parked<R> {
         }
         slot.wants = wants;
         slot.resident = Some(resident);
-        slot.deadline = deadline;
-        let Some(deadline) = deadline else {
+        slot.deadline = deadline.map(Moment::from);
+        let (Some(deadline), Some(moment)) = (deadline, slot.deadline) else {
             return Ok(false);
         };
-        if slot.queued.is_none_or(|queued| deadline < queued) {
-            slot.queued = Some(deadline);
-            table.deadlines.push(Reverse((deadline, key)));
+        if slot.queued.is_none_or(|queued| moment < queued) {
+            slot.queued = Some(moment);
+            table.deadlines.push(Reverse((moment, key)));
             table.forget_stale();
         }
         Ok(!table.awake && table.sleeps_until.is_none_or(|until| deadline < until))
@@ -270,6 +275,7 @@ impl<R> Parked<R> {
 
     /// The next resident whose deadline has passed.
     pub(crate) fn due(&self, now: Instant) -> Option<(R, Signals)> {
+        let now = Moment::from(now);
         let mut table = self.table.lock();
         while let Some(&Reverse((at, key))) = table.deadlines.peek() {
             if at > now {
@@ -306,7 +312,10 @@ impl<R> Parked<R> {
     /// When the poll thread has to look at [`Parked::due`] again, given until when it would sleep.
     pub(crate) fn sleep_until(&self, other: Option<Instant>) -> Option<Instant> {
         let mut table = self.table.lock();
-        let first = table.deadlines.peek().map(|Reverse((at, _))| *at);
+        let first = table
+            .deadlines
+            .peek()
+            .map(|Reverse((at, _))| Instant::from(*at));
         let until = match (first, other) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

@@ -123,6 +123,7 @@ impl PollLoop {
         for (old, new) in swap.successors {
             let _ = old.successor.set(new);
         }
+        swap.filters.attach();
         for (index, kind) in swap.sources {
             retired.kinds.extend(self.put(index, kind));
         }
@@ -377,7 +378,12 @@ impl PollLoop {
                 self.core.enqueue_datagrams(batch);
             }
             match received {
-                Ok(_) => {}
+                Ok(udp_io::BATCH..) => {}
+                // The kernel had no more: whatever comes from here on is an event.
+                Ok(_) => {
+                    *undrained = false;
+                    return;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     *undrained = false;
                     return;

@@ -14,6 +14,7 @@ use socket2::SockRef;
 
 use super::core::Core;
 use super::datagrams::{UdpPort, UdpSockets};
+use super::filters::Filtered;
 use super::listener::{TcpListener, TcpSocket, UdpListener};
 use super::poll_loop::Kind;
 use super::sockets::{self, StartError};
@@ -147,6 +148,21 @@ impl Workshop {
             RunningKind::Udp(group) => Some(Arc::clone(group)),
             RunningKind::Tcp(_) => None,
         };
+        for running in &listeners {
+            if let RunningKind::Udp(group) = &running.kind {
+                let own = prepared.swap.udp.iter();
+                let mut own = own.filter(|(one, ..)| Arc::ptr_eq(one, group));
+                let listener = match own.next() {
+                    Some((_, listener, _)) => Arc::clone(listener),
+                    None => group.listener.load_full(),
+                };
+                let denied = &next.network.denied;
+                prepared
+                    .swap
+                    .filters
+                    .add(&listener, &running.sockets, denied);
+            }
+        }
         prepared.swap.groups = listeners.iter().filter_map(udp).collect();
         prepared.swap.removed = gone.iter().map(|socket| socket.index).collect();
         prepared.swap.network = Some(Arc::clone(&next.network));
@@ -257,7 +273,14 @@ impl Site<'_> {
                     .filter(|one| same && one.module.keeps_state())
                 {
                     Some(before) => Arc::clone(&before.module),
-                    None => udp.module,
+                    None => {
+                        // One of another kind has no use for it.
+                        let memory = before.as_ref().and_then(|one| one.module.memory());
+                        if let Some(memory) = memory {
+                            udp.module.remember(memory);
+                        }
+                        udp.module
+                    }
                 };
                 let rates = match &before {
                     Some(before) if *before.rates.settings() == udp.rates => {
@@ -271,6 +294,7 @@ impl Site<'_> {
                     rates,
                     counters: before.map_or_else(Arc::default, |one| Arc::clone(&one.counters)),
                     warden: Arc::clone(&self.workshop.warden),
+                    kernel_filter: udp.kernel_filter,
                     log_level: plan.log_level,
                 });
                 let group = match group {
@@ -446,6 +470,7 @@ impl Site<'_> {
             socket: opened.socket,
             ipv6: opened.ipv6,
             place: (plan.port, plan.address),
+            filtered: Filtered::default(),
         };
         Ok((Arc::new(port), bound, index))
     }

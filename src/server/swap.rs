@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::datagrams::{UdpPort, UdpSockets};
+use super::filters::Filters;
 use super::listener::{TcpSocket, UdpListener};
 use super::poll_loop::{Kind, Source};
 use crate::admission::limits::{LimitSettings, Limits};
@@ -25,6 +26,8 @@ pub(super) struct Swap {
     pub(super) successors: Vec<(Arc<TcpSocket>, Arc<TcpSocket>)>,
     /// UDP listeners with their newest configuration and ports.
     pub(super) udp: Vec<(Arc<UdpSockets>, Arc<UdpListener>, Ports)>,
+    /// What the kernel is to drop.
+    pub(super) filters: Filters,
     /// All UDP listeners from now on.
     pub(super) groups: Vec<Arc<UdpSockets>>,
     /// Names of listeners whose refusals are noted at places that were not there before.

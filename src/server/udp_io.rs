@@ -13,8 +13,10 @@ use nix::sys::socket::{
     sendmmsg, setsockopt, sockopt,
 };
 
+use crate::session::datagram::Route;
+
 /// Datagrams in one system call.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 /// Room for the largest datagram there is (RFC 768).
 const ROOM: usize = 65_536;
 
@@ -121,23 +123,23 @@ pub(crate) struct Sent {
 pub(crate) fn send(
     socket: &(impl AsFd + AsRawFd),
     ipv6: bool,
-    datagrams: &[(SocketAddr, Option<IpAddr>, Vec<u8>)],
+    datagrams: &[(&Route, &[u8])],
 ) -> io::Result<Sent> {
     let mut result = Sent { sent: 0, failed: 0 };
     let mut rest = datagrams;
-    while let Some((_, local, _)) = rest.first() {
+    while let Some((Route { local, .. }, _)) = rest.first() {
         let together = rest
             .iter()
             .take(BATCH)
-            .take_while(|(_, other, _)| other == local)
+            .take_while(|(other, _)| other.local == *local)
             .count();
         let slices: Vec<[IoSlice<'_>; 1]> = rest[..together]
             .iter()
-            .map(|(_, _, bytes)| [IoSlice::new(bytes)])
+            .map(|(_, bytes)| [IoSlice::new(bytes)])
             .collect();
         let addresses: Vec<_> = rest[..together]
             .iter()
-            .map(|(remote, _, _)| Some(storage(*remote, ipv6)))
+            .map(|(route, _)| Some(storage(route.remote, ipv6)))
             .collect();
         let (v4, v6);
         let control = match (local, ipv6) {

@@ -12,7 +12,6 @@ use mio::Registry;
 
 use super::core::{Core, Errand, Resident, Task};
 use super::exchanges;
-use super::listener::TcpListener;
 use super::parked::Signals;
 use super::queue::LOOK;
 use super::udp_io::Receiver;
@@ -161,8 +160,8 @@ fn run(core: &Arc<Core>, task: Task, scratch: &mut Scratch) -> bool {
     core.busy.fetch_add(1, Ordering::Relaxed);
     match task {
         Task::Stop => return false,
-        Task::Turn(Resident::Connection(connection, listener), signals) => {
-            turn(core, connection, listener, signals, scratch);
+        Task::Turn(Resident::Connection(connection), signals) => {
+            turn(core, connection, signals, scratch);
         }
         Task::Turn(Resident::Lingering(lingering), signals) => {
             linger(core, *lingering, signals, scratch);
@@ -210,7 +209,6 @@ fn exchange_turn(
 fn turn(
     core: &Arc<Core>,
     mut connection: Box<Connection>,
-    listener: Arc<TcpListener>,
     signals: Signals,
     scratch: &mut Scratch,
 ) {
@@ -219,6 +217,7 @@ fn turn(
         Some(slot) => signals.and(core.parked.collect(slot.key())),
         None => signals,
     };
+    let listener = Arc::clone(connection.listener());
     // A panic unwinds through the connection: its slot is free and its socket closed by the time we see it.
     let Ok(fate) = catch_unwind(AssertUnwindSafe(|| connection.turn(signals, scratch, core)))
     else {
@@ -233,15 +232,13 @@ fn turn(
             if connection.expects() != Signals::NONE && core.queue.len() >= HOT =>
         {
             let expects = connection.expects();
-            core.enqueue(Resident::Connection(connection, listener), expects);
+            core.enqueue(Resident::Connection(connection), expects);
         }
-        Fate::Park(connection, wants, deadline) => {
-            core.park(connection, listener, wants, Some(deadline))
-        }
+        Fate::Park(connection, wants, deadline) => core.park(connection, wants, Some(deadline)),
         Fate::Yield(connection) => {
-            core.enqueue(Resident::Connection(connection, listener), Signals::NONE);
+            core.enqueue(Resident::Connection(connection), Signals::NONE);
         }
-        Fate::Work(connection, work) => core.work(connection, listener, work),
+        Fate::Work(connection, work) => core.work(connection, work),
         Fate::Linger(lingering) => linger(core, lingering, Signals::NONE, scratch),
         Fate::Closed => {}
     }
@@ -249,7 +246,7 @@ fn turn(
 
 /// How many turns must be waiting for a connection that has just heard of its peer to queue up once more
 /// instead of being parked.
-const HOT: usize = 4;
+const HOT: usize = 16;
 
 fn linger(core: &Arc<Core>, lingering: Lingering, signals: Signals, scratch: &mut Scratch) {
     if let Some((lingering, wants, until)) = lingering.turn(signals, scratch) {
@@ -269,7 +266,7 @@ fn run_errands(core: &Core, errands: &crossbeam_channel::Receiver<Errand>) {
             Errand::Session(key, work) => {
                 let outcome = work.run();
                 if let Some((mut resident, signals)) = core.parked.signal(key, Signals::DONE) {
-                    if let Resident::Connection(connection, _) = &mut resident {
+                    if let Resident::Connection(connection) = &mut resident {
                         connection.deliver(outcome);
                     }
                     core.hand_in(resident, signals);

@@ -5,8 +5,10 @@
 //! ([`DatagramContext::set_alarm`] or [`DatagramContext::work`], with a kept [`Route`]), or goes on
 //! from a fresh port with an [`Exchange`].
 
+use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -72,6 +74,16 @@ pub trait DatagramModule: Send + Sync {
     fn keeps_state(&self) -> bool {
         false
     }
+
+    /// What the module knows and the one that a reload puts in its place is to know, whatever its settings:
+    /// answers to requests that may be repeated, say. `None`, the default, is nothing.
+    fn memory(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// Takes over the [`memory`](DatagramModule::memory) of the module before. Called before the first datagram,
+    /// while the one before still answers; where the reload fails, this module answers none.
+    fn remember(&self, _memory: Arc<dyn Any + Send + Sync>) {}
 }
 
 /// A conversation with one remote address from a port of its own: a TFTP transfer, a forwarded flow.
@@ -165,7 +177,9 @@ impl fmt::Debug for ExchangeHandle {
 /// Datagrams to be sent from the listener's sockets.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    pub(crate) datagrams: Vec<(Route, Vec<u8>)>,
+    /// Where each goes, and which of `bytes` it is: one piece of memory for all.
+    datagrams: Vec<(Route, Range<usize>)>,
+    bytes: Vec<u8>,
     pub(crate) reports: Vec<(IpAddr, Abuse)>,
     pub(crate) calls: Vec<u64>,
 }
@@ -173,7 +187,9 @@ pub struct Outbox {
 impl Outbox {
     /// Sends `bytes` along `route`.
     pub fn send(&mut self, route: Route, bytes: &[u8]) {
-        self.datagrams.push((route, bytes.to_vec()));
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.datagrams.push((route, start..self.bytes.len()));
     }
 
     /// Reports a misdeed of whoever is at the other end of `route`, as [`DatagramContext::report`] does.
@@ -193,10 +209,10 @@ impl Outbox {
         self.calls.push(key);
     }
 
-    /// What would be sent, as tests of a module look at it.
-    #[must_use]
-    pub fn pending(&self) -> &[(Route, Vec<u8>)] {
-        &self.datagrams
+    /// What is to be sent, in order.
+    pub fn pending(&self) -> impl ExactSizeIterator<Item = (&Route, &[u8])> {
+        let datagrams = self.datagrams.iter();
+        datagrams.map(|(route, range)| (route, &self.bytes[range.clone()]))
     }
 }
 

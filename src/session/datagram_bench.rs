@@ -77,7 +77,7 @@ impl Bench {
                 work(&mut outbox);
             }
             let done = std::mem::take(&mut outbox);
-            sent.extend(done.datagrams.into_iter().map(|(_, bytes)| bytes));
+            sent.extend(done.pending().map(|(_, bytes)| bytes.to_vec()));
             self.reports
                 .extend(done.reports.into_iter().map(|(_, abuse)| abuse));
             if done.calls.is_empty() {

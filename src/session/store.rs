@@ -1,26 +1,40 @@
 #![forbid(unsafe_code)]
 //! Bytes on their way between a socket and those who use them, in storage that a turn borrows from its worker.
 
-/// A queue of bytes in storage that is initialized once. At rest it owns just what it holds.
+use std::ops::Range;
+
+/// A queue of bytes in storage that is initialized once, of less than 4 GiB. At rest it owns just what it
+/// holds.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     /// All of it is initialized; `start..end` is in use.
     storage: Vec<u8>,
-    start: usize,
-    end: usize,
+    // Half the room, in each of many thousand connections that rest.
+    start: u32,
+    end: u32,
 }
 
 impl Store {
+    fn range(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    fn set(&mut self, range: Range<usize>) {
+        let narrow = |place| u32::try_from(place).expect("a bounded store");
+        (self.start, self.end) = (narrow(range.start), narrow(range.end));
+    }
+
     pub(crate) fn filled(&self) -> &[u8] {
-        &self.storage[self.start..self.end]
+        &self.storage[self.range()]
     }
 
     pub(crate) fn filled_mut(&mut self) -> &mut [u8] {
-        &mut self.storage[self.start..self.end]
+        let range = self.range();
+        &mut self.storage[range]
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.end - self.start
+        self.range().len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -29,27 +43,32 @@ impl Store {
 
     /// Forgets bytes at the front.
     pub(crate) fn consume(&mut self, count: usize) {
-        self.start += count;
-        if self.start >= self.end {
-            (self.start, self.end) = (0, 0);
-        }
+        let Range { start, end } = self.range();
+        self.set(if start + count >= end {
+            0..0
+        } else {
+            start + count..end
+        });
     }
 
     /// Room for `count` bytes behind what is there, to be claimed with [`Store::add`].
     pub(crate) fn room(&mut self, count: usize) -> &mut [u8] {
-        if self.storage.len() - self.end < count {
-            self.storage.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-            if self.storage.len() < self.end + count {
-                self.storage.resize(self.end + count, 0);
+        let mut range = self.range();
+        if self.storage.len() - range.end < count {
+            self.storage.copy_within(range.clone(), 0);
+            range = 0..range.len();
+            self.set(range.clone());
+            if self.storage.len() < range.end + count {
+                self.storage.resize(range.end + count, 0);
             }
         }
-        &mut self.storage[self.end..]
+        &mut self.storage[range.end..]
     }
 
     /// Claims bytes that were written to [`Store::room`].
     pub(crate) fn add(&mut self, count: usize) {
-        self.end += count;
+        let Range { start, end } = self.range();
+        self.set(start..end + count);
     }
 
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
@@ -65,14 +84,14 @@ impl Store {
         }
         spare[..count].copy_from_slice(self.filled());
         std::mem::swap(&mut self.storage, spare);
-        (self.start, self.end) = (0, count);
+        self.set(0..count);
     }
 
     /// Gives the spare storage back; what is left moves to one of its own size.
     pub(crate) fn give_back(&mut self, spare: &mut Vec<u8>) {
         let kept = self.filled().to_vec();
         *spare = std::mem::replace(&mut self.storage, kept);
-        (self.start, self.end) = (0, self.storage.len());
+        self.set(0..self.storage.len());
     }
 }
 

@@ -82,6 +82,20 @@ fn main() -> std::io::Result<()> {
     let message = b"\0From: a <b@c>, d: e@f;\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: message/rfc822\n\nS: t\n\n--x--\n";
     talks.iter_mut().for_each(|talk| talk.extend(message));
     write(&corpus.join("imap"), "talk", talks.into_iter())?;
+    let mails = [
+        &b"\0\x05DATA\r\nSubject: x\r\n\r\n..\r\n.\r\nRSET\r\nQUIT\r\n"[..],
+        b"\0\x02BDAT 3\r\na\r\nBDAT 0 LAST\r\nMAIL FROM:<> SIZE=3\r\nRCPT TO:<ann@a.test>\r\nDATA\r\n.\r\n",
+        b"\x01\x03a\n.\nb\r.\r\n.\r\nAUTH LOGIN\r\nYW5u\r\nc2VjcmV0\r\n",
+        b"\x02\x04LIST\r\nUIDL 1\r\nTOP 2 1\r\nRETR 2\r\nDELE 1\r\nRSET\r\nDELE 3\r\nSTAT\r\nQUIT\r\n",
+    ];
+    write(&corpus.join("mail"), "conversation", mails.into_iter().map(<[u8]>::to_vec))?;
+    let answers = [
+        &b"\0\x02HTTP/1.1 200 OK\r\nConnection: close, X-Y\r\nX-Y: z\r\nContent-Length: 2\r\n\r\nab"[..],
+        b"\0\x01HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nab\r\n0\r\nT: x\r\n\r\n",
+        b"\x01\x01HTTP/1.0 304 \r\nContent-Length: 7\r\n\r\n",
+        b"\0\x01HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ];
+    write(&corpus.join("http_answer"), "answer", answers.into_iter().map(<[u8]>::to_vec))?;
     let text = fs::read_to_string("tests/data/http/smuggling.txt")?;
     let requests = text.lines().filter_map(|line| line.split_once(" GET"));
     let requests = requests.map(|(_, rest)| [&[5, 6], &b"GET"[..], &unescape(rest)].concat());

@@ -1,4 +1,4 @@
-//! Foreign servers beside the daemon: nginx, haproxy, dnsmasq, socat. Each is stopped when its value is dropped.
+//! Foreign servers beside the daemon: nginx, haproxy, dnsmasq, socat, FreeRADIUS. Each is stopped when its value is dropped.
 
 use std::fs;
 use std::net::TcpStream;
@@ -72,6 +72,25 @@ impl Foreign {
             command
         };
         Self::start(command, move |_| serves(port))
+    }
+
+    /// FreeRADIUS with these settings, in which HOME is its directory, once it has its UDP ports.
+    #[track_caller]
+    pub(crate) fn freeradius(settings: &str, ports: [u16; 2]) -> Self {
+        let command = |home: &Path| {
+            let settings = settings.replace("HOME", &home.display().to_string());
+            fs::write(home.join("radiusd.conf"), settings).unwrap();
+            let mut command = Command::new("freeradius");
+            command.args(["-f", "-l", "stdout", "-D", "/usr/share/freeradius", "-d"]);
+            command.arg(home);
+            command
+        };
+        Self::start(command, move |_| {
+            let table = fs::read_to_string("/proc/net/udp").unwrap();
+            ports
+                .iter()
+                .all(|port| table.contains(&format!(":{port:04X} ")))
+        })
     }
 
     /// haproxy in TCP mode with these sections.

@@ -120,6 +120,32 @@ fn windows_of_datagrams_come_back() {
 }
 
 #[test]
+fn questions_of_snmp_and_radius_are_answered_rightly() {
+    let (agent, access) = (free_port(), free_port());
+    // A hash of crypt(3) that is quickly verified.
+    let hash = "$5$rounds=1000$portreeve$wU3wLQbwuixiCj6S.koNOTN4D3WA/RJrlDvNuY7yCjC";
+    let account = format!(r#"{{"nemo": (password: "{hash}", secret: "arctangent")}}"#);
+    let sockets = |port| format!(r#"sockets: [(port: {port}, address: "127.0.0.1")]"#);
+    let clients = r#"clients: [(from: "127.0.0.0/8", secret: "testing123")]"#;
+    let conf = Conf::new("")
+        .file("accounts.ron", &account)
+        .listener("snmp", &format!("Udp(module: Snmp, {})", sockets(agent)))
+        .listener(
+            "radius",
+            &format!("Udp(module: Radius({clients}), {})", sockets(access)),
+        );
+    let _daemon = Daemon::start(conf);
+    for (speaks, port) in [
+        ("snmp", agent),
+        ("radius-pap", access),
+        ("radius-chap", access),
+    ] {
+        let words = format!("udp --count 200 --connections 1 --window 4 --speaks {speaks}");
+        all_succeeded(&load(&words, port), 200);
+    }
+}
+
+#[test]
 fn nothing_but_loopback_can_be_loaded() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portreeve-load"));
     command.args(["echo", "192.0.2.1:7"]);

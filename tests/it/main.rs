@@ -9,6 +9,7 @@
 //! | `idle.rs` | ten thousand silent clients hold no worker; timeouts end the silent ones only |
 //! | `datagrams.rs` | UDP answers come from the address asked, whole, or not at all |
 //! | `forward.rs` | flows of datagrams: dig through the daemon to dnsmasq, forged answers, full tables, dead upstreams |
+//! | `kernel_filter.rs` | lists that the kernel minds, through reloads and edits; floods with and without it |
 //! | `modules.rs` | echo, discard and daytime on TCP |
 //! | `sockets.rs` | which sockets are opened, which conflict, and what is said when one cannot be |
 //! | `signals.rs` | SIGTERM drains, twice stops at once |
@@ -20,7 +21,7 @@
 //! | `http.rs` | files over HTTP with curl, Python and wrk; slow readers, deadlines, the access log |
 //! | `reverse_proxy.rs` | requests passed to nginx and to a server that answers as asked (`upstream.py`) |
 //! | `exec.rs` | programs on connections: their environment, descriptors, users and ends |
-//! | `radius.rs` | access and accounting with radclient and pyrad |
+//! | `radius.rs` | access and accounting with radclient and pyrad, and behind FreeRADIUS |
 //! | `snmp.rs` | net-snmp's tools in every version, and the MIB before smilint and snmptranslate |
 //! | `tftp.rs` | files over TFTP with tftp-hpa, atftp and curl, and what leads out of the root |
 //! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
@@ -59,6 +60,7 @@ mod harness;
 mod http;
 mod idle;
 mod imap;
+mod kernel_filter;
 mod ladder;
 mod live_sockets;
 #[cfg(feature = "load")]

@@ -1,6 +1,7 @@
 //! Mail out, to clients that others wrote.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -108,6 +109,43 @@ fn mpop_fetches_all_mail_over_tls_and_removes_it() {
     exits(&output_within(mpop, b"", Duration::from_secs(60)), 0);
     assert_eq!(files(&inbox_of_mpop.join("new")).len(), 20);
     assert!(inbox(&daemon, "ann").is_empty());
+}
+
+#[test]
+fn fetchmail_carries_mail_from_one_mailbox_into_another() {
+    let (daemon, ports) = mail_server(4);
+    (0..10).for_each(|number| send(ports.smtp, &number.to_string()));
+    let home = tempfile::tempdir().unwrap();
+    let settings = home.path().join("fetchmailrc");
+    let text = format!(
+        "poll 127.0.0.1 protocol pop3 port {} uidl\n\
+         user ann password ann ssl no sslcertck\n\
+         smtphost 127.0.0.1/{} smtpname bob@example.org no keep\n",
+        ports.pops, ports.smtp
+    );
+    fs::write(&settings, text).unwrap();
+    fs::set_permissions(&settings, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut fetchmail = Command::new("fetchmail");
+    fetchmail
+        .env("HOME", home.path())
+        .env("FETCHMAILHOME", home.path())
+        .args(["--nodetach", "--nosyslog", "--fetchmailrc"])
+        .arg(&settings);
+    exits(&output_within(fetchmail, b"", Duration::from_secs(60)), 0);
+    assert!(inbox(&daemon, "ann").is_empty());
+    let mut subjects: Vec<String> = inbox(&daemon, "bob")
+        .iter()
+        .map(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            // fetchmail ends what it passes on with an empty line of its own.
+            assert!(text.contains("\r\n\r\n.dot\r\nbody\r\n"), "{text:?}");
+            let line = text.lines().find_map(|line| line.strip_prefix("Subject: "));
+            line.unwrap().to_owned()
+        })
+        .collect();
+    subjects.sort();
+    let wanted: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+    assert_eq!(subjects, wanted);
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! RADIUS with FreeRADIUS' radclient and with pyrad.
+//! RADIUS with FreeRADIUS' radclient, behind FreeRADIUS itself, and with pyrad.
 
 use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
 
+use crate::foreign::Foreign;
 use crate::harness::{Conf, Daemon, assert_says, exits, free_port, output_of};
 
 const SECRET: &str = "testing123";
@@ -95,6 +96,183 @@ fn a_request_without_proof_is_not_answered_unless_the_client_is_old() {
         "a reject, its proof first"
     );
 }
+
+/// RFC 2759's own exchange, whose answer and keys (RFC 3079, 3.5.3) are known, and radclient reveals the keys with
+/// its own code.
+#[test]
+fn radclient_gets_the_proof_and_the_keys_of_ms_chap_2() {
+    let port = free_port();
+    let daemon = radius("", port);
+    let file = daemon.conf().home().join("conf/accounts.ron");
+    let text = fs::read_to_string(&file).unwrap();
+    let user = text
+        .replace("nemo", "user")
+        .replace(r#"secret: "arctangent""#, r#"secret: "clientPass""#);
+    fs::write(&file, user).unwrap();
+    exits(&daemon.portreeve(&["reload"]), 0);
+    let exchange = |response: &str| {
+        let challenge = "5b5d7c7d7b3f2f3e3c2c602132262628";
+        let peer = "21402324255e262a28295f2b3a337c7e";
+        format!(
+            "User-Name=User,MS-CHAP-Challenge=0x{challenge},MS-CHAP2-Response=0x0700{peer}{}{response},Message-Authenticator=0x00",
+            "0".repeat(16)
+        )
+    };
+    let right = "82309ecd8d708b5ea08faa3981cd83544233114a3d85d6df";
+    let said = asks(port, "auth", &exchange(right), 0);
+    let proof: String = b"S=407A5589115FD0D6209F510FE9C04566932CDA56"
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let expected = [
+        "Received Access-Accept",
+        &format!("MS-CHAP2-Success = 0x07{proof}"),
+        "MS-MPPE-Encryption-Policy = Encryption-Allowed",
+        "MS-MPPE-Send-Key = 0x8b7cdc149b993a1ba118cb153f56dccb",
+        "MS-MPPE-Recv-Key = 0xd5f0e9521e3ea9589645e86051c82226",
+    ];
+    assert_says(&said, &expected);
+    let said = asks(port, "auth", &exchange(&right.replace("82", "83")), 1);
+    assert_says(&said, &["Received Access-Reject", "E=691 R=0 V=3"]);
+    assert!(!said.contains("MPPE"), "{said}");
+}
+
+/// Of a server that passes requests on: its files, with PORTs of ours and its own.
+const FREERADIUS: &str = r#"
+prefix = /usr
+name = radiusd
+logdir = HOME
+run_dir = HOME
+libdir = /usr/lib/freeradius
+pidfile = HOME/pid
+log {
+destination = files
+    file = HOME/log
+}
+security {
+allow_core_dumps = no
+}
+proxy_requests = yes
+proxy server {
+}
+home_server access {
+type = auth
+    ipaddr = 127.0.0.1
+    port = OURS
+    secret = testing123
+    require_message_authenticator = yes
+    status_check = status-server
+}
+home_server accounting {
+type = acct
+    ipaddr = 127.0.0.2
+    port = OURS
+    secret = testing123
+    status_check = status-server
+}
+home_server_pool access {
+home_server = access
+}
+home_server_pool accounting {
+home_server = accounting
+}
+realm example.org {
+auth_pool = access
+    acct_pool = accounting
+    nostrip
+}
+client localhost {
+ipaddr = 127.0.0.1
+    secret = testing123
+    require_message_authenticator = yes
+}
+modules {
+realm suffix {
+format = suffix
+    delimiter = "@"
+}
+}
+server default {
+    listen {
+type = auth
+        ipaddr = 127.0.0.1
+        port = ACCESS
+}
+    listen {
+type = acct
+        ipaddr = 127.0.0.1
+        port = ACCOUNTING
+}
+    authorize {
+suffix
+}
+    preacct {
+suffix
+}
+}
+"#;
+
+#[test]
+fn freeradius_passes_its_clients_requests_on_to_us() {
+    let (port, access, accounting) = (free_port(), free_port(), free_port());
+    let daemon = radius(r#"replies: {"nemo": {"Class": "blue"}}"#, port);
+    let settings = FREERADIUS
+        .replace("OURS", &port.to_string())
+        .replace("ACCESS", &access.to_string())
+        .replace("ACCOUNTING", &accounting.to_string());
+    let _proxy = Foreign::freeradius(&settings, [access, accounting]);
+    let user = "User-Name=nemo@example.org";
+    let proof = "Message-Authenticator=0x00";
+    for word in ["User-Password", "CHAP-Password"] {
+        let right = format!("{user},{word}=arctangent,{proof}");
+        let said = asks(access, "auth", &right, 0);
+        assert_says(&said, &["Received Access-Accept", "Class = 0x626c7565"]);
+        let wrong = format!("{user},{word}=arctangens,{proof}");
+        assert_says(
+            &asks(access, "auth", &wrong, 1),
+            &["Received Access-Reject"],
+        );
+    }
+    let record = format!("{user},Acct-Status-Type=Start,Acct-Session-Id=7");
+    let said = asks(accounting, "acct", &record, 0);
+    assert_says(&said, &["Received Accounting-Response"]);
+    let file = daemon.conf().home().join("var/radius/accounting.jsonl");
+    let line: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(line["attributes"]["User-Name"], "nemo@example.org");
+}
+
+#[test]
+fn a_record_repeated_after_a_reload_is_written_once() {
+    let port = free_port();
+    let daemon = radius("", port);
+    let mut command = Command::new("python3");
+    command.args(["-c", REPEATS, &port.to_string()]);
+    command
+        .arg(crate::harness::binary())
+        .arg(daemon.conf().path());
+    assert_says(&exits(&output_of(command, b""), 0), &["repeated alike"]);
+    let file = daemon.conf().home().join("var/radius/accounting.jsonl");
+    assert_eq!(fs::read_to_string(file).unwrap().lines().count(), 1);
+}
+
+/// An Accounting-Request (RFC 2866, 3), and the same again after a reload with other settings.
+const REPEATS: &str = r#"
+import hashlib, pathlib, socket, subprocess, sys
+port, binary, conf = sys.argv[1:]
+head, body = bytes([4, 7, 0, 26]), bytes([40, 6, 0, 0, 0, 1])
+request = head + hashlib.md5(head + bytes(16) + body + b"testing123").digest() + body
+link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+link.settimeout(5)
+link.connect(("127.0.0.1", int(port)))
+link.send(request)
+first = link.recv(4096)
+file = pathlib.Path(conf).parent / "listeners/radius.ron"
+file.write_text(file.read_text().replace("Radius(", 'Radius(replies: {"*": {"Class": "red"}}, '))
+subprocess.run([binary, "reload", "--config", conf], check=True, capture_output=True)
+link.send(request)
+assert link.recv(4096) == first
+print("repeated alike")
+"#;
 
 /// An Access-Request of nobody without anything to prove it, as old devices send it.
 fn plain_request() -> Vec<u8> {

@@ -59,7 +59,7 @@ impl Connection {
             Err(error) => {
                 let file = program.command.first().map(|file| file.display());
                 let file = file.map(|file| file.to_string()).unwrap_or_default();
-                self.listener
+                self.listener()
                     .complain(format_args!("cannot run {file}: {error}"));
                 Some(After::Abort)
             }

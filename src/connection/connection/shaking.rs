@@ -22,13 +22,14 @@ impl Connection {
         let Connection {
             transport,
             stream,
-            acceptors,
+            socket,
             peer,
             ..
         } = self;
         let local = peer.local.ip();
         let mut refused = None;
-        let shaken = transport.shake(stream, &mut |server_name| match acceptors
+        let shaken = transport.shake(stream, &mut |server_name| match socket
+            .acceptors
             .choose(server_name, local)
         {
             Ok((domain, config)) => Some((domain.to_owned(), Arc::clone(config))),
@@ -41,33 +42,34 @@ impl Connection {
             Shaken::Waits { write } if now < until => {
                 return Some(After::Park(if write { WRITE } else { READ }, until));
             }
-            Shaken::Waits { .. } => self.listener.counters.shaken(Handshake::Timeout),
+            Shaken::Waits { .. } => self.listener().counters.shaken(Handshake::Timeout),
             Shaken::Done(facts) => {
-                self.listener.counters.shaken(Handshake::Ok);
+                self.listener().counters.shaken(Handshake::Ok);
                 self.shaking = None;
                 self.readable = true;
                 let peer = Arc::make_mut(&mut self.peer);
                 peer.security = Security::Tls(Arc::new(facts));
                 peer.may_start_tls = false;
                 if let Some(slot) = &self.slot {
-                    slot.facts.secured(&self.peer.security);
+                    slot.facts().secured(&self.peer.security);
                 }
                 if self.driver.is_open() {
                     self.tell(now, core, Driver::secured);
                 } else {
-                    self.driver.open(self.listener.module.open(&self.peer), now);
+                    self.driver
+                        .open(self.listener().module.open(&self.peer), now);
                 }
                 return None;
             }
             Shaken::Failed(error) => match refused {
                 Some(refused) => {
-                    self.listener.counters.shaken(Handshake::NoCertificate);
-                    self.listener
-                        .complain(format_args!("listener {}: {refused}", self.listener.name));
+                    self.listener().counters.shaken(Handshake::NoCertificate);
+                    self.listener()
+                        .complain(format_args!("listener {}: {refused}", self.listener().name));
                 }
                 None => {
-                    self.listener.counters.shaken(Handshake::Failed);
-                    self.listener.log(
+                    self.listener().counters.shaken(Handshake::Failed);
+                    self.listener().log(
                         log::Level::Debug,
                         format_args!("{}: {error}", self.peer.remote),
                     );

@@ -6,17 +6,24 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 
-/// The most bytes in a pipe, which bounds what a side that does not take them can make us keep. Of a GiB on
-/// loopback, 64 KiB cost half as much again.
-const CAPACITY: usize = 256 * 1024;
+/// The most bytes in a pipe. Of a GiB on loopback, 256 KiB cost a sixth more, and 64 KiB half as much again.
+const CAPACITY: usize = 1024 * 1024;
+/// The most bytes in a pipe while [`MUCH`] is in all of them.
+const SMALL: usize = 64 * 1024;
+/// Bounds what sides that do not take their bytes can make us keep.
+const MUCH: usize = 64 * 1024 * 1024;
 /// Less than this in one go is copied again from then on.
 const LITTLE: usize = 16 * 1024;
 /// Empty pipes that a worker keeps for its next bulk.
 const SPARE: usize = 4;
+
+/// Bytes in the pipes of all relays.
+static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// Empty pipes of a worker, lent to ways that carry bulk.
 #[derive(Debug, Default)]
@@ -33,10 +40,28 @@ struct Pipe {
 pub(super) struct Piped {
     /// Kept beyond the turn only with bytes in it.
     pipe: Option<Pipe>,
-    held: usize,
+    held: Held,
     bulk: bool,
     /// The kernel cannot do it with these sockets, or has no pipes to give.
     unable: bool,
+}
+
+/// How many bytes a pipe has, counted with those of all others while they are there.
+#[derive(Debug, Default)]
+struct Held(usize);
+
+impl Held {
+    fn set(&mut self, count: usize) {
+        HELD.fetch_add(count, Ordering::Relaxed);
+        HELD.fetch_sub(self.0, Ordering::Relaxed);
+        self.0 = count;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl Pipes {
@@ -60,7 +85,7 @@ impl Piped {
 
     /// True when bytes wait in the pipe.
     pub(super) fn is_holding(&self) -> bool {
-        self.held > 0
+        self.held.0 > 0
     }
 
     /// A read filled the whole buffer: there is likely more where that came from.
@@ -78,9 +103,13 @@ impl Piped {
             Ok(pipe) => self.pipe.insert(pipe),
             Err(_) => return Ok(self.give_up()),
         };
-        match moved(from, &pipe.writes, CAPACITY) {
+        let most = match HELD.load(Ordering::Relaxed) {
+            ..MUCH => CAPACITY,
+            _ => SMALL,
+        };
+        match moved(from, &pipe.writes, most) {
             Ok(count) => {
-                self.held = count;
+                self.held.set(count);
                 self.bulk = count >= LITTLE;
                 Ok(Some(count))
             }
@@ -95,14 +124,14 @@ impl Piped {
     /// `WouldBlock` when the socket takes no more; or it broke.
     pub(super) fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
         let Some(pipe) = &self.pipe else { return Ok(0) };
-        let count = moved(&pipe.reads, to, self.held)?;
-        self.held -= count;
+        let count = moved(&pipe.reads, to, self.held.0)?;
+        self.held.set(self.held.0 - count);
         Ok(count)
     }
 
     /// Gives an empty pipe back to the worker.
     pub(super) fn give_back(&mut self, pipes: &mut Pipes) {
-        if self.held == 0
+        if self.held.0 == 0
             && let Some(pipe) = self.pipe.take()
             && pipes.0.len() < SPARE
         {

@@ -51,6 +51,10 @@ impl Head {
         let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
             return Err("its answer is not HTTP/1.1");
         };
+        // RFC 9110, 15: below 100 there are none, and written anew it would have fewer than three digits.
+        if status < 100 {
+            return Err("its answer has no valid status");
+        }
         let all = |name: &str| {
             let fields = parsed
                 .headers
@@ -88,7 +92,9 @@ impl Head {
             fields.extend_from_slice(field.value);
             fields.extend_from_slice(b"\r\n");
         }
-        if let (true, [length]) = (of_head || status == 304, &all("content-length")[..]) {
+        if let (true, [length]) = (of_head || status == 304, &all("content-length")[..])
+            && number(length).is_some()
+        {
             fields.extend_from_slice(b"Content-Length: ");
             fields.extend_from_slice(length);
             fields.extend_from_slice(b"\r\n");
@@ -147,23 +153,24 @@ fn ends(
     match (codings, lengths) {
         ([], []) => Ok(Ends::Close),
         ([], [length]) => {
-            let digits =
-                !length.is_empty() && length.len() <= 18 && length.iter().all(u8::is_ascii_digit);
-            let text = std::str::from_utf8(length).ok().filter(|_| digits);
-            let length = text
-                .and_then(|text| text.parse().ok())
-                .ok_or("its Content-Length is not a number")?;
-            Ok(Ends::Framed(if length == 0 {
-                Framing::Length(0)
-            } else {
-                Framing::Length(length)
-            }))
+            let length = number(length).ok_or("its Content-Length is not a number")?;
+            Ok(Ends::Framed(Framing::Length(length)))
         }
         ([coding], []) if coding.eq_ignore_ascii_case(b"chunked") => {
             Ok(Ends::Framed(Framing::Chunked))
         }
         _ => Err("the framing of its answer is not clear"),
     }
+}
+
+/// Digits and nothing else (RFC 9110, 8.6), no more than fit.
+fn number(text: &[u8]) -> Option<u64> {
+    let digits = !text.is_empty() && text.len() <= 18 && text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text)
+        .ok()
+        .filter(|_| digits)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -201,6 +208,13 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+        let of_head = |length: &str| {
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            Head::read(text.as_bytes(), true).unwrap().unwrap().fields
+        };
+        assert_eq!(of_head("7"), b"Content-Length: 7\r\n");
+        assert_eq!(of_head("7, 8"), b"");
+        assert!(Head::read(b"HTTP/1.1 099 no\r\n\r\n", false).is_err());
         assert!(Head::read(b"SSH-2.0-x\r\n", false).is_err());
         assert!(
             Head::read(

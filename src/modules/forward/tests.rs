@@ -76,14 +76,10 @@ impl Port {
         self.alarm = alarm.unwrap_or(self.alarm);
         self.upstream = connect.unwrap_or(self.upstream);
         assert!(sends.iter().all(|(to, _)| *to == self.upstream));
-        assert!(outbox.datagrams.iter().all(|(to, _)| *to == self.route));
+        assert!(outbox.pending().all(|(to, _)| *to == self.route));
         Said {
             to_upstream: sends.into_iter().map(|(_, bytes)| bytes).collect(),
-            to_client: outbox
-                .datagrams
-                .into_iter()
-                .map(|(_, bytes)| bytes)
-                .collect(),
+            to_client: outbox.pending().map(|(_, bytes)| bytes.to_vec()).collect(),
             goes_on: next == ExchangeNext::Wait,
         }
     }

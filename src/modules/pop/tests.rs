@@ -108,6 +108,12 @@ fn guessing_is_slowed_and_then_ended() {
     let wrong = "C: USER ann\nS: +OK *\nC: PASS wrong\nC: NOOP\nC: <alarm>\nS: -ERR [AUTH] *\nS: -ERR not now\n".repeat(4);
     let last = "C: USER nobody\nS: +OK *\nC: PASS x\nC: <alarm>\nS: -ERR [AUTH] *\nS: <close>";
     check_as(&module, &local(), &format!("S: +OK *\n{wrong}{last}"));
+    let asking = "C: USER ann\nS: +OK *\n".repeat(100);
+    check_as(
+        &module,
+        &local(),
+        &format!("S: +OK *\n{asking}C: USER ann\nS: -ERR too many *\nS: <close>"),
+    );
     let errors = "C: XYZZY\nS: -ERR *\n".repeat(20);
     check_as(&module, &local(), &format!("S: +OK *\n{errors}S: <close>"));
 }

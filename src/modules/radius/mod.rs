@@ -20,11 +20,13 @@ mod password;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
@@ -97,6 +99,13 @@ struct Radius {
 struct Shared {
     accounts: Arc<Accounts>,
     replies: Replies,
+    /// Exchanged for that of the configuration before, if there was one.
+    memory: ArcSwap<Memory>,
+}
+
+/// What outlives a reload: a request that was answered before is not served again after it, and records on their
+/// way to the disk get there.
+struct Memory {
     duplicates: Mutex<Duplicates>,
     ledger: Ledger,
     /// When something was complained of, by what: each at most once a minute.
@@ -151,9 +160,7 @@ impl Radius {
         let shared = Shared {
             accounts: settings.accounts(),
             replies: replies.unwrap_or_default(),
-            duplicates: Mutex::default(),
-            ledger: Ledger::new(settings.state_dir()),
-            complaints: Mutex::default(),
+            memory: ArcSwap::from_pointee(Memory::new(settings.state_dir())),
         };
         Some(Radius {
             clients: clients.into_iter().collect::<Option<_>>()?,
@@ -226,10 +233,16 @@ impl Radius {
                 let account = shared.accounts.find(&name);
                 let success = account
                     .as_ref()
-                    .and_then(|account| exchange.fits(account.secret()?));
+                    .and_then(|account| exchange.fits(account.secret()?))
+                    .zip(salt());
                 let account = account.filter(|_| success.is_some());
-                let proof = success.unwrap_or_else(|| exchange.error());
-                let answer = shared.decided(&pending, account.as_deref(), vec![proof]);
+                let proof = match success {
+                    Some((success, salt)) => {
+                        success.attributes(&pending.secret, &pending.authenticator, salt)
+                    }
+                    None => vec![exchange.error()],
+                };
+                let answer = shared.decided(&pending, account.as_deref(), proof);
                 cx.send(pending.key.route, &answer);
             }
             None => {
@@ -249,7 +262,7 @@ impl Radius {
             answer: answer(&packet, ACCOUNTING_RESPONSE, &[], false, &pending.secret),
             line: line(&packet, pending.key.route.remote, cx.wall()),
         };
-        match self.shared.ledger.queue(record) {
+        match self.shared.memory.load().ledger.queue(record) {
             Queued::Write => self.write(cx),
             Queued::Waits => {}
             Queued::Full => {
@@ -278,11 +291,8 @@ impl DatagramModule for Radius {
             return;
         };
         let (key, authenticator) = (pending.key, pending.authenticator);
-        let known = self
-            .shared
-            .duplicates
-            .lock()
-            .meet(key, authenticator, cx.now());
+        let memory = self.shared.memory.load();
+        let known = memory.duplicates.lock().meet(key, authenticator, cx.now());
         match known {
             Known::Answered(answer) => cx.reply(&answer),
             Known::Waiting => {}
@@ -300,6 +310,26 @@ impl DatagramModule for Radius {
     /// More records came while others were written.
     fn alarm(&self, _key: u64, cx: &mut DatagramContext<'_>) {
         self.write(cx);
+    }
+
+    fn memory(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(self.shared.memory.load_full())
+    }
+
+    fn remember(&self, memory: Arc<dyn Any + Send + Sync>) {
+        if let Ok(memory) = memory.downcast() {
+            self.shared.memory.store(memory);
+        }
+    }
+}
+
+impl Memory {
+    fn new(state_dir: &Path) -> Self {
+        Memory {
+            duplicates: Mutex::default(),
+            ledger: Ledger::new(state_dir),
+            complaints: Mutex::default(),
+        }
     }
 }
 
@@ -329,21 +359,24 @@ impl Shared {
         let answer = Packet::parse(&pending.request)
             .map(|packet| answer(&packet, code, attributes, true, &pending.secret))
             .unwrap_or_default();
-        let mut duplicates = self.duplicates.lock();
+        let memory = self.memory.load();
+        let mut duplicates = memory.duplicates.lock();
         duplicates.answered(pending.key, pending.authenticator, &answer);
         answer
     }
 
     fn failed(&self, pending: &Pending) {
-        let mut duplicates = self.duplicates.lock();
+        let memory = self.memory.load();
+        let mut duplicates = memory.duplicates.lock();
         duplicates.failed(pending.key, pending.authenticator);
     }
 
     /// Writes what waits, then answers it; where the disk refuses, clients hear nothing and repeat themselves.
     fn write(&self, listener: &str, now: Instant, outbox: &mut Outbox) {
-        let (records, written, again) = self.ledger.write();
+        let memory = self.memory.load_full();
+        let (records, written, again) = memory.ledger.write();
         for record in records {
-            let mut duplicates = self.duplicates.lock();
+            let mut duplicates = memory.duplicates.lock();
             match written {
                 Ok(()) => {
                     duplicates.answered(record.key, record.authenticator, &record.answer);
@@ -364,13 +397,21 @@ impl Shared {
 
     /// Warns, at most once a minute of each: the peer has it in its hands.
     fn complain(&self, complaint: Complaint, now: Instant, words: &dyn Fn() -> String) {
-        let latest = &mut self.complaints.lock()[complaint as usize];
+        let memory = self.memory.load();
+        let latest = &mut memory.complaints.lock()[complaint as usize];
         let quiet = latest.is_some_and(|at| now < at + Duration::from_secs(60));
         if !quiet {
             *latest = Some(now);
             log::warn!("{}", words());
         }
     }
+}
+
+/// Two random bytes; `None` where the system has none.
+fn salt() -> Option<[u8; 2]> {
+    let mut salt = [0; 2];
+    aws_lc_rs::rand::fill(&mut salt).ok()?;
+    Some(salt)
 }
 
 /// Where requests come from unless told otherwise.

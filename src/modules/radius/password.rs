@@ -1,13 +1,15 @@
 #![forbid(unsafe_code)]
 //! The ways in which a request proves that its user knows the password: PAP and CHAP (RFC 2865, 5.2 and 5.3;
-//! RFC 1994), MS-CHAPv2 (RFC 2548, RFC 2759). Pure.
+//! RFC 1994), MS-CHAPv2 (RFC 2548, RFC 2759) with the keys that come of it (RFC 3079). Pure.
 
 use aws_lc_rs::digest;
 use des::Des;
 use des::cipher::{BlockCipherEncrypt, KeyInit};
 use md4::{Digest, Md4};
 
-use super::packet::{CHAP_CHALLENGE, CHAP_PASSWORD, Packet, USER_PASSWORD, md5, same};
+use super::packet::{
+    CHAP_CHALLENGE, CHAP_PASSWORD, Packet, USER_PASSWORD, VENDOR_SPECIFIC, md5, same,
+};
 
 /// Microsoft's number.
 const MICROSOFT: u32 = 311;
@@ -15,6 +17,14 @@ const MS_CHAP_CHALLENGE: u8 = 11;
 const MS_CHAP2_RESPONSE: u8 = 25;
 const MS_CHAP2_SUCCESS: u8 = 26;
 const MS_CHAP_ERROR: u8 = 2;
+const MS_MPPE_ENCRYPTION_POLICY: u8 = 7;
+const MS_MPPE_ENCRYPTION_TYPES: u8 = 8;
+const MS_MPPE_SEND_KEY: u8 = 16;
+const MS_MPPE_RECV_KEY: u8 = 17;
+/// RFC 2548, 2.4.4: encryption is allowed, and not required.
+const ALLOWED: u32 = 1;
+/// RFC 2548, 2.4.5: keys of 40 and of 128 bits.
+const ANY_LENGTH: u32 = 6;
 
 /// How a request's user wants to be known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,15 +91,21 @@ impl Chap {
 }
 
 impl MsChap2 {
-    /// The answer that proves that we know the secret, too; `None` when the user does not.
-    pub(super) fn fits(&self, secret: &str) -> Option<(u8, Vec<u8>)> {
+    /// What proves that we know the secret, too; `None` when the user does not.
+    pub(super) fn fits(&self, secret: &str) -> Option<Success> {
         let hash = nt_hash(secret);
         let challenge = self.challenge_hash();
         if !same(&challenge_response(challenge, hash), &self.response) {
             return None;
         }
-        let success = format!("S={}", hex(&self.authenticator(hash, challenge)));
-        Some(self.attribute(MS_CHAP2_SUCCESS, success.as_bytes()))
+        let hash_hash: [u8; 16] = Md4::digest(hash).into();
+        let success = format!("S={}", hex(&self.authenticator(hash_hash, challenge)));
+        let master = master_key(hash_hash, &self.response);
+        Some(Success {
+            attribute: self.attribute(MS_CHAP2_SUCCESS, success.as_bytes()),
+            send: start_key(master, SERVER_SENDS),
+            receive: start_key(master, SERVER_RECEIVES),
+        })
     }
 
     /// What a wrong one is told: 691, and not to try with this challenge again (RFC 2759, 6).
@@ -98,11 +114,7 @@ impl MsChap2 {
     }
 
     fn attribute(&self, kind: u8, text: &[u8]) -> (u8, Vec<u8>) {
-        let length = u8::try_from(text.len() + 3).unwrap_or(u8::MAX);
-        let mut value = MICROSOFT.to_be_bytes().to_vec();
-        value.extend_from_slice(&[kind, length, self.identifier]);
-        value.extend_from_slice(text);
-        (super::packet::VENDOR_SPECIFIC, value)
+        microsofts(kind, &[&[self.identifier], text].concat())
     }
 
     /// RFC 2759, 8.2.
@@ -114,8 +126,7 @@ impl MsChap2 {
     }
 
     /// RFC 2759, 8.7.
-    fn authenticator(&self, hash: [u8; 16], challenge: [u8; 8]) -> [u8; 20] {
-        let hash_hash: [u8; 16] = Md4::digest(hash).into();
+    fn authenticator(&self, hash_hash: [u8; 16], challenge: [u8; 8]) -> [u8; 20] {
         let first = sha1(&[
             &hash_hash,
             &self.response,
@@ -127,6 +138,89 @@ impl MsChap2 {
             b"Pad to make it do more than one iteration",
         ])
     }
+}
+
+/// What a user is told who knows the secret, and the keys for what is then said in private (MPPE).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Success {
+    attribute: (u8, Vec<u8>),
+    send: [u8; 16],
+    receive: [u8; 16],
+}
+
+impl Success {
+    /// The attributes of the answer. The keys are hidden with the secret shared with the client, the request's
+    /// authenticator and a salt, which is random.
+    pub(super) fn attributes(
+        self,
+        secret: &[u8],
+        authenticator: &[u8; 16],
+        salt: [u8; 2],
+    ) -> Vec<(u8, Vec<u8>)> {
+        // RFC 2548, 2.4.2: the highest bit is set, and no two salts of a packet are the same.
+        let salts = [
+            [salt[0] | 0x80, salt[1]],
+            [salt[0] | 0x80, salt[1].wrapping_add(1)],
+        ];
+        let hidden = |key, salt| hide(key, secret, authenticator, salt);
+        vec![
+            self.attribute,
+            microsofts(MS_MPPE_ENCRYPTION_POLICY, &ALLOWED.to_be_bytes()),
+            microsofts(MS_MPPE_ENCRYPTION_TYPES, &ANY_LENGTH.to_be_bytes()),
+            microsofts(MS_MPPE_SEND_KEY, &hidden(self.send, salts[0])),
+            microsofts(MS_MPPE_RECV_KEY, &hidden(self.receive, salts[1])),
+        ]
+    }
+}
+
+fn microsofts(kind: u8, text: &[u8]) -> (u8, Vec<u8>) {
+    let length = u8::try_from(text.len() + 2).unwrap_or(u8::MAX);
+    let mut value = MICROSOFT.to_be_bytes().to_vec();
+    value.extend_from_slice(&[kind, length]);
+    value.extend_from_slice(text);
+    (VENDOR_SPECIFIC, value)
+}
+
+/// A key as MS-MPPE-Send-Key and MS-MPPE-Recv-Key carry it (RFC 2548, 2.4.2): the salt, then its length and itself,
+/// padded, masked block by block.
+fn hide(key: [u8; 16], secret: &[u8], authenticator: &[u8; 16], salt: [u8; 2]) -> Vec<u8> {
+    let mut clear = vec![16];
+    clear.extend_from_slice(&key);
+    clear.resize(32, 0);
+    let mut hidden = salt.to_vec();
+    let mut mask = md5(&[secret, authenticator, &salt]);
+    for block in clear.chunks_exact(16) {
+        let at = hidden.len();
+        hidden.extend(block.iter().zip(mask).map(|(byte, mask)| byte ^ mask));
+        mask = md5(&[secret, &hidden[at..]]);
+    }
+    hidden
+}
+
+/// RFC 3079, 3.4: which of the two directions a key is for.
+const SERVER_SENDS: &[u8] =
+    b"On the client side, this is the receive key; on the server side, it is the send key.";
+const SERVER_RECEIVES: &[u8] =
+    b"On the client side, this is the send key; on the server side, it is the receive key.";
+
+/// RFC 3079, 3.4.
+fn master_key(hash_hash: [u8; 16], response: &[u8; 24]) -> [u8; 16] {
+    first_16(sha1(&[
+        &hash_hash,
+        response,
+        b"This is the MPPE Master Key",
+    ]))
+}
+
+/// RFC 3079, 3.4, for keys of 128 bits.
+fn start_key(master: [u8; 16], direction: &[u8]) -> [u8; 16] {
+    first_16(sha1(&[&master, &[0; 40], direction, &[0xf2; 40]]))
+}
+
+fn first_16(hash: [u8; 20]) -> [u8; 16] {
+    let mut first = [0; 16];
+    first.copy_from_slice(&hash[..16]);
+    first
 }
 
 /// A User-Password in clear (RFC 2865, 5.2).
@@ -217,9 +311,15 @@ mod tests {
             hex(&exchange.response),
             "82309ECD8D708B5EA08FAA3981CD83544233114A3D85D6DF"
         );
-        let (_, answer) = exchange.fits("clientPass").expect("the right one");
+        let success = exchange.fits("clientPass").expect("the right one");
+        // RFC 3079, 3.5.3.
+        assert_eq!(hex(&success.send), "8B7CDC149B993A1BA118CB153F56DCCB");
+        let attributes = success.attributes(b"secret", &[3; 16], [0x7f, 0xff]);
+        let (_, answer) = &attributes[0];
         assert_eq!(&answer[7..], b"S=407A5589115FD0D6209F510FE9C04566932CDA56");
         assert_eq!(answer[4..7], [26, 45, 7]);
+        let salts = [&attributes[3].1[6..8], &attributes[4].1[6..8]];
+        assert_eq!(salts, [&[0xff, 0xff], &[0xff, 0x00]]);
         assert_eq!(exchange.fits("clientpass"), None);
     }
 

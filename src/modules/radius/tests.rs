@@ -5,17 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use arc_swap::ArcSwap;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::accounting::Ledger;
 use super::packet::{
     ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_REQUEST, ACCOUNTING_REQUEST, ACCOUNTING_RESPONSE,
     CHAP_CHALLENGE, CHAP_PASSWORD, PROXY_STATE, Packet, STATUS_SERVER, USER_NAME, USER_PASSWORD,
     check, md5, request,
 };
-use super::{Client, Radius, Replies, Shared, loopback};
+use super::{Client, Memory, Radius, Replies, Shared, loopback};
 use crate::accounts::Accounts;
 use crate::session::datagram_bench::Bench;
 
@@ -51,9 +50,7 @@ impl Server {
         let shared = Shared {
             accounts,
             replies,
-            duplicates: Mutex::default(),
-            ledger: Ledger::new(home.path()),
-            complaints: Mutex::default(),
+            memory: ArcSwap::from_pointee(Memory::new(home.path())),
         };
         Server {
             radius: Radius {

@@ -166,11 +166,9 @@ impl Conversation {
         {
             return self.error("503 5.5.1 AUTH is not possible now", cx);
         }
-        let (mechanism, initial) = split_command(rest);
-        let Some(mut exchange) = Exchange::of(&mechanism) else {
+        let Some((exchange, step)) = Exchange::open(rest) else {
             return self.error("504 5.5.4 no such mechanism", cx);
         };
-        let step = exchange.begin((!initial.is_empty()).then_some(initial));
         self.state = State::Auth(exchange);
         self.auth_step(step, cx)
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::data::{ChunkReader, DataReader};
+use super::hops::Hops;
 use super::session::{Asked, Conversation, State};
 use super::trace::Trace;
 use super::{Delivery as Place, Shared};
@@ -26,6 +27,7 @@ pub(super) struct Message {
     refused: Option<String>,
     delivery: Option<Delivery>,
     chunks: ChunkReader,
+    hops: Hops,
     /// Whether what the upstream got last ended a line.
     at_start: bool,
     id: String,
@@ -55,6 +57,17 @@ impl Message {
         self.delivery = None;
     }
 
+    /// What is wrong with what has come of it.
+    fn objection(&self, most: u64) -> Option<&'static str> {
+        if self.size > most {
+            Some("552 5.3.4 the message is larger than this server takes")
+        } else if self.hops.are_many() {
+            Some("554 5.4.6 the message goes round in circles")
+        } else {
+            None
+        }
+    }
+
     /// Takes what the input has of it; true at its end, or its chunk's.
     fn take(&mut self, input: &mut Input) -> bool {
         let before = self.text.len();
@@ -75,6 +88,7 @@ impl Message {
             }
         };
         self.size += (self.text.len() - before) as u64;
+        self.hops.read(&self.text[before..]);
         if self.refused.is_some() {
             self.text.clear();
         }
@@ -144,6 +158,7 @@ impl Conversation {
             refused: None,
             delivery: None,
             chunks: ChunkReader::default(),
+            hops: Hops::default(),
             at_start: true,
             id,
             begun: cx.now(),
@@ -197,8 +212,10 @@ impl Conversation {
         if cx.now().saturating_duration_since(message.begun) > allowed {
             return Some(self.close("421 4.4.2 the message comes too slowly", cx));
         }
-        if message.size > most && message.refused.is_none() {
-            message.refuse("552 5.3.4 the message is larger than this server takes");
+        if message.refused.is_none()
+            && let Some(refusal) = message.objection(most)
+        {
+            message.refuse(refusal);
             // What the upstream has of it must not become a message.
             self.gate = None;
         }

@@ -112,6 +112,19 @@ fn a_refused_message_leaves_nothing() {
 }
 
 #[test]
+fn a_message_that_goes_round_in_circles_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let module = Smtp(Arc::new(smtp(&accounts(), home.path())));
+    for (hops, reply) in [(100, "250 2.0.0 *"), (101, "554 5.4.6 *")] {
+        let header = "C: Received: x\n".repeat(hops);
+        let text = format!(
+            "{SEND}C: DATA\nS: 354 *\n{header}C: \nC: x\nC: .\nS: {reply}\nC: NOOP\nS: 250 *"
+        );
+        check(&module, &text);
+    }
+}
+
+#[test]
 fn a_disk_that_refuses_is_a_temporary_failure() {
     let home = tempfile::tempdir().unwrap();
     let module = Smtp(Arc::new(smtp(&accounts(), home.path())));

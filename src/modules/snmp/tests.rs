@@ -497,6 +497,82 @@ fn version_3_cut_or_changed_anywhere_tells_nothing() {
     }
 }
 
+#[test]
+fn every_message_cut_at_every_byte_is_dropped_in_silence() {
+    let mut agent = Agent::new();
+    let own = || pdu(&[NAME, MIB], 0, 0);
+    for (version, data) in [
+        (0, Pdus::Get(own())),
+        (0, Pdus::GetNext(own())),
+        (1, Pdus::GetBulk(pdu(&[NAME, MIB], 1, 5))),
+        (1, Pdus::Set(own())),
+        (1, Pdus::Inform(own())),
+        (1, Pdus::Trap(own())),
+        (1, Pdus::Response(own())),
+        (1, Pdus::Report(own())),
+    ] {
+        let message = Community {
+            version,
+            community: b"public".to_vec().into(),
+            data,
+        };
+        let whole = rasn::ber::encode(&message).expect("encodes");
+        for end in 0..whole.len() {
+            assert_eq!(agent.says(&whole[..end]), None, "{message:?} cut at {end}");
+        }
+    }
+}
+
+/// A length of BER in front of what it counts, or claims to.
+fn tagged(tag: u8, length: &[u8], content: &[u8]) -> Vec<u8> {
+    [&[tag], length, content].concat()
+}
+
+#[test]
+fn nested_and_lying_ber_is_dropped_in_silence() {
+    let mut agent = Agent::new();
+    // As deep as a datagram goes: sequences in sequences, of a definite length and without an end.
+    let mut nested = Vec::new();
+    while nested.len() < 60_000 {
+        let length = u16::try_from(nested.len()).expect("fits").to_be_bytes();
+        nested = tagged(0x30, &[0x82, length[0], length[1]], &nested);
+    }
+    assert_eq!(agent.says(&nested), None);
+    assert_eq!(agent.says(&[0x30, 0x80].repeat(30_000)), None);
+    // Where a value belongs.
+    let head = [&b"\x02\x01\x01\x04\x06public"[..]].concat();
+    let inside = [&head[..], &[0xa0, 0x82, 0x70, 0], &nested[..20_000]].concat();
+    assert_eq!(
+        agent.says(&tagged(0x30, &[0x82, 0x75, 0x30], &inside)),
+        None
+    );
+    let message = Community {
+        version: 1,
+        community: b"public".to_vec().into(),
+        data: GET(),
+    };
+    let whole = rasn::ber::encode(&message).expect("encodes");
+    assert!(agent.says(&whole).is_some());
+    // Each byte in turn as the length it may be: too short, too long, of many bytes, or of none.
+    for place in 0..whole.len() {
+        for length in [
+            &[0][..],
+            &[1],
+            &[0x7f],
+            &[0x80],
+            &[0x81, 0xff],
+            &[0x84, 0xff, 0xff, 0xff, 0xff],
+            &[0x88; 9],
+            &[0xff; 128],
+        ] {
+            let lying = [&whole[..place], length, &whole[place + 1..]].concat();
+            if let Some(answer) = agent.says(&lying) {
+                assert!(answer.len() <= 1472, "{length:02x?} at {place}");
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_datagram_breaks_the_agent(bytes in proptest::collection::vec(any::<u8>(), 0..200), places in proptest::collection::vec((0..100_usize, any::<u8>()), 1..6)) {

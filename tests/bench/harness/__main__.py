@@ -56,6 +56,7 @@ def run(section, chosen):
         "section": section.name,
         "machine": machine.facts(),
         "rounds": len(cases[0].runs),
+        "notes": section.notes,
         "cases": [case.record() for case in cases],
     }
     path = servers.OUT / f"{section.name}.json"

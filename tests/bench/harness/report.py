@@ -10,7 +10,7 @@ from servers import OUT, ROOT
 DOCS = ROOT / "docs/benchmarks.md"
 PLOTS = ROOT / "docs/plots"
 BEGIN, END = "<!-- scripts/bench writes from here -->", "<!-- to here -->"
-UNITS = {"cpu": "server CPU, us", "cpu_s": "server CPU, s", "memory": "KiB", "p99": "p99, us"}
+UNITS = {"cpu": "server CPU, us", "cpu_s": "server CPU, s", "memory": "KiB", "p99": "p99, us", "wall": "us an operation"}
 
 
 def results():
@@ -26,6 +26,8 @@ def write(sections):
     lines = [BEGIN, *head(measured), *targets(measured)]
     for section, result in measured:
         lines += ["", f"## {section.title}", "", f"{section.about} {rounds(result, measured)}", "", *table(result)]
+        for note in result.get("notes", []):
+            lines += ["", note]
         lines += ["", f"![{section.title}](plots/{section.name}.svg)"]
     text = DOCS.read_text() if DOCS.exists() else "# Benchmarks\n\n"
     if BEGIN in text:
@@ -53,7 +55,9 @@ def rounds(result, measured):
 def head(measured):
     """The machine, the versions and the rules, of the newest result."""
     facts = newest(measured)
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    # Those of peers that only other results have, too.
+    found = {name: version for _, result in measured for name, version in result["machine"]["versions"].items()}
+    versions = ", ".join(f"{name} {version}" for name, version in {**found, **facts["versions"]}.items())
     dropped = sum(case["dropped"] for _, result in measured for case in result["cases"])
     count = sum(len(case["runs"]) for _, result in measured for case in result["cases"])
     marked = sum(bool(run.get("marked")) for _, result in measured for case in result["cases"] for run in case["runs"])
@@ -88,6 +92,8 @@ def ratios(section, result):
     """Words, what was measured, and what is allowed."""
     cases = {case["name"]: case for case in result["cases"]}
     for words, name, others, metric, most in section.targets:
+        if not {name, *others} <= cases.keys():
+            continue
         value = spread(cases[name], metric)[0]
         if others:
             value /= min(spread(cases[other], metric)[0] for other in others)
@@ -100,6 +106,8 @@ def table(result):
     if metric == "memory":
         lines = ["| server | KiB a connection |", "|---|---|"]
         return lines + [f"| {case['name']} | {figure(case)} |" for case in result["cases"]]
+    if not any("latency_us" in run for case in result["cases"] for run in case["runs"]):
+        return rates(result)
     lines = [
         "| server | server CPU, us an operation" + (" (1 GiB: s)" if mixed else "") + " | operations a second | p50, us | p99, us | p99.9, us |",
         "|---|---|---|---|---|---|",
@@ -111,6 +119,21 @@ def table(result):
             continue
         rest = (f"{spread(case, name)[0]:,.0f}" for name in ("rate", "p50", "p99", "p999"))
         lines.append(f"| {case['name']} | {cpu} | " + " | ".join(rest) + " |")
+    return lines
+
+
+def rates(result):
+    """Where the load tells no latencies."""
+    lines = ["| server | server CPU, us an operation | time, us an operation | operations a second |", "|---|---|---|---|"]
+    for case in result["cases"]:
+        if case["metric"] == "memory":
+            lines.append(f"| {case['name']}: {figure(case)} KiB a connection | - | - | - |")
+            continue
+        if case["metric"] == "cpu_s":
+            lines.append(f"| {case['name']} | {figure(case)} s in all | - | - |")
+            continue
+        rate = spread(case, "rate")[0]
+        lines.append(f"| {case['name']} | {figure(case, 'cpu')} | {figure(case, 'wall')} | {rate:,.0f} |")
     return lines
 
 

@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 
+import foreign
 from servers import LOAD_CORE, ROOT
 
 LOAD = ROOT / "target/release/portreeve-load"
@@ -13,11 +14,12 @@ MOST_OTHER = 0.05
 
 
 class Case:
-    """One line of a table: a load on a server. `start` is called before each run where the server must be fresh."""
+    """One line of a table: a load on a server. `start` is called before each run where the server must be fresh.
+    `work` is load of somebody else's (`foreign.measure`), in place of portreeve-load's arguments."""
 
-    def __init__(self, name, server, load, x=None, start=None, metric="cpu", backend=None):
+    def __init__(self, name, server, load, x=None, start=None, metric="cpu", backend=None, work=None):
         self.name, self.server, self.load, self.x = name, server, load, x
-        self.start, self.metric, self.backend = start, metric, backend
+        self.start, self.metric, self.backend, self.work = start, metric, backend, work
         self.runs, self.dropped = [], 0
 
     def record(self):
@@ -42,7 +44,8 @@ def once(case):
     """One run, on a fresh server where the case wants one."""
     fresh = case.start() if case.start else None
     try:
-        return load(case.load, fresh or case.server, case.backend)
+        server = fresh or case.server
+        return foreign.measure(server, case.work, case.backend) if case.work else load(case.load, server, case.backend)
     finally:
         if fresh:
             fresh.stop()
@@ -83,6 +86,7 @@ VALUES = {
     "p50": lambda run: run["latency_us"]["p50"],
     "p999": lambda run: run["latency_us"]["p999"],
     "rate": lambda run: run["rate"],
+    "wall": lambda run: 1e6 / run["rate"],
 }
 
 

@@ -2,8 +2,13 @@
 
 import resource
 
+import mail
+import web
 from runs import Case, load
-from servers import Certificate, RUN, bare, haproxy, nginx, ours, ports, stunnel, xinetd, LOAD_CORE
+from section import Section, timed
+from servers import (
+    Certificate, RUN, bare, cheap_hash, freeradius, haproxy, nginx, ours, ports, snmpd, stunnel, xinetd, LOAD_CORE
+)
 
 ECHO = 'Tcp(module: Echo, channels: 20000, sockets: [(port: PORT, address: "127.0.0.1")])'
 ECHO_TLS = 'Tcp(module: Echo, channels: 20000, sockets: [(port: PORT, address: "127.0.0.1", tls: On)])'
@@ -12,19 +17,6 @@ ECHO_UDP = 'Udp(module: Echo, sockets: [(port: PORT, address: "127.0.0.1")])'
 LISTED = "127.32.0.0"
 LISTED_ALL = "127.32.0.0/11"
 MILLION = 1_000_000
-
-
-class Section:
-    """`cases` takes the settings and answers the cases; `targets` are (words, case, others, metric, at most), where
-    the best of the others is what the case is set against. Without others the figure itself is meant."""
-
-    def __init__(self, name, title, about, cases, targets=(), most_rounds=None, plot="bars", x_label=None):
-        self.name, self.title, self.about, self.cases = name, title, about, cases
-        self.targets, self.most_rounds, self.plot, self.x_label = targets, most_rounds, plot, x_label
-
-
-def timed(options, *more):
-    return ["--time", options.time, "--warmup", "200ms", *more]
 
 
 def backend():
@@ -153,6 +145,35 @@ def udp(options):
     ]
 
 
+def asking(options, what, window=16):
+    return ["udp", *timed(options, "--connections", 8, "--window", window, "--speaks", what)]
+
+
+def snmp(options):
+    text = 'Udp(module: Snmp(communities: ["public"]), sockets: [(port: PORT, address: "127.0.0.1")])'
+    words = asking(options, "snmp")
+    return [Case(server.name, server, words) for server in (ours({"snmp": text}, workers=options.workers, udp=True), snmpd())]
+
+
+def radius(options):
+    """Fewer under way than ours lets wait for the verification of their passwords."""
+    text = 'Udp(module: Radius(clients: [(from: "127.0.0.0/8", secret: "testing123")]), sockets: [(port: PORT, address: "127.0.0.1")])'
+    hashed = cheap_hash("arctangent")
+
+    def account(conf):
+        file = conf.parent / "accounts.ron"
+        file.write_text(f'{{"nemo": (password: "{hashed}", secret: "arctangent")}}')
+        file.chmod(0o600)
+
+    server = ours({"radius": text}, workers=options.workers, udp=True, prepare=account)
+    known = {"pap": f"nemo Crypt-Password := '{hashed}'", "chap": 'nemo Cleartext-Password := "arctangent"'}
+    cases = []
+    for kind, user in known.items():
+        words = asking(options, f"radius-{kind}", window=2)
+        cases += [Case(f"{one.name}, {kind.upper()}", one, words) for one in (server, freeradius(user))]
+    return cases
+
+
 def idle(options):
     """Each run has a fresh server, that has served before, so that what it needs once is not counted."""
     certificate, behind = Certificate(), backend()
@@ -200,9 +221,14 @@ def under_refusals(options):
     server = refusing(options, LISTED_ALL)
     limit = load(["pingpong", *timed(options, "--connections", 100)], server)["rate"]
     half = ["pingpong", *timed(options, "--connections", 100, "--rate", int(limit / 2))]
+    refused = [*half, "--refused-rate", 20_000, "--refused-source", LISTED]
+    limits = bare("guard")
     return [
         Case("alone", server, half, metric="p99"),
-        Case("20,000 refused a second", server, [*half, "--refused-rate", 20_000, "--refused-source", LISTED], metric="p99"),
+        Case("20,000 refused a second", server, refused, metric="p99"),
+        # What of it is the load's own, which shares a core with those who are refused.
+        Case("bare C, alone", limits, half, metric="p99"),
+        Case("bare C, 20,000 refused a second", limits, refused, metric="p99"),
     ]
 
 
@@ -275,7 +301,18 @@ SECTIONS = [
     ),
     Section(
         "udp", "UDP echo of 64 bytes", "8 sockets with 16 datagrams under way each: more than that can overflow a socket's default buffer. nginx answers with a fixed text.", udp,
-        [("of bare recvmmsg", "portreeve", ["bare C recvmmsg"], "cpu", 1.15)],
+        [("of bare recvmmsg", "portreeve", ["bare C recvmmsg"], "cpu", 1.15),
+         ("of nginx, return", "portreeve", ["nginx, return"], "cpu", 1.0)],
+    ),
+    Section(
+        "snmp", "SNMP GET", "GET of sysUpTime.0, version 2c; 8 sockets with 16 requests under way each.", snmp,
+        [("of net-snmp's snmpd", "portreeve", ["net-snmp snmpd"], "cpu", 0.33)],
+    ),
+    Section(
+        "radius", "RADIUS Access-Request", "With Message-Authenticator; 8 sockets with 2 requests under way each. PAP against "
+        "crypt(3) of SHA-256 with 1,000 rounds, the cheapest that both have; CHAP against a clear secret.", radius,
+        [("PAP, of FreeRADIUS", "portreeve, PAP", ["FreeRADIUS, PAP"], "cpu", 1.0),
+         ("CHAP, of FreeRADIUS", "portreeve, CHAP", ["FreeRADIUS, CHAP"], "cpu", 1.0)],
     ),
     Section(
         "idle", "Memory of an idle connection",
@@ -287,7 +324,8 @@ SECTIONS = [
     ),
     Section(
         "under-refusals", "Ping-pong while others are refused",
-        "At half of the rate it can do on 100 connections, at a fixed pace, latency from the intended time.", under_refusals,
+        "At half of the rate it can do on 100 connections, at a fixed pace, latency from the intended time. Those who are "
+        "refused need half of the load's core, too; what that alone makes late shows beside the bare C server.", under_refusals,
         [("p99, of that without", "20,000 refused a second", ["alone"], "p99", 1.5)],
     ),
     Section(
@@ -304,4 +342,6 @@ SECTIONS = [
         "lists", "Cost of a refusal by the length of the list", "Single addresses; connections come from all of them.", lists,
         [], plot="lines", x_label="entries",
     ),
+    *web.SECTIONS,
+    *mail.SECTIONS,
 ]

@@ -106,9 +106,9 @@ def home(name, port):
     return path
 
 
-def ours(listeners, server="", name="portreeve", workers=None, count=1, udp=False):
+def ours(listeners, server="", name="portreeve", workers=None, count=1, udp=False, prepare=None):
     """The daemon; `listeners` maps a name to the text of its file, with PORT for its port. `count` such
-    listeners are made of each, on consecutive ports."""
+    listeners are made of each, on consecutive ports. `prepare` is called with the configuration's path before it starts."""
     port = ports(count)
     conf = home(name, port) / "conf"
     (conf / "listeners").mkdir(parents=True)
@@ -118,6 +118,8 @@ def ours(listeners, server="", name="portreeve", workers=None, count=1, udp=Fals
         for listener, text in listeners.items():
             text = text.replace("PORT", str(port + number))
             (conf / "listeners" / f"{listener}{number}.ron").write_text(text)
+    if prepare:
+        prepare(conf / "portreeve.ron")
     command = [ROOT / "target/release/portreeve", "run", "--config", conf / "portreeve.ron"]
     return Server(name, command, port, udp=udp)
 
@@ -138,6 +140,21 @@ def nginx(stream, name="nginx", udp=False):
         "stream { access_log off; tcp_nodelay on;\n" + stream.replace("PORT", str(port)) + "}\n"
     )
     return Server(name, ["/usr/sbin/nginx", "-p", path, "-c", path / "nginx.conf", "-e", "stderr"], port, udp=udp)
+
+
+def nginx_http(blocks, name="nginx", core=SERVER_CORE):
+    """nginx with these blocks of `http`; PORT is its port."""
+    port = ports()
+    path = home(name, port)
+    (path / "nginx.conf").write_text(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr emerg; user root;\n"
+        "events { worker_connections 20000; multi_accept on; }\n"
+        "http { access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000000;\n"
+        "keepalive_timeout 1h; open_file_cache max=100; types { text/css css; application/octet-stream bin; }\n"
+        "client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;\n"
+        + blocks.replace("PORT", str(port)) + "}\n"
+    )
+    return Server(name, ["/usr/sbin/nginx", "-p", path, "-c", path / "nginx.conf", "-e", "stderr"], port, core)
 
 
 def haproxy(sections, name="HAProxy", settings="", maxconn=4000):
@@ -174,6 +191,42 @@ def xinetd(program, name="xinetd"):
         " cps = 100000 1\n flags = NODELAY\n}\n"
     )
     return Server(name, ["/usr/sbin/xinetd", "-dontfork", "-f", path / "xinetd.conf", "-filelog", "/dev/null"], port)
+
+
+def snmpd(name="net-snmp snmpd"):
+    """net-snmp's agent with one community, and without the modules that Debian leaves out, too."""
+    port = ports()
+    path = home(name, port)
+    (path / "snmpd.conf").write_text(f"rocommunity public\npersistentDir {path}\n")
+    command = ["/usr/sbin/snmpd", "-f", "-Lo", "-C", "-c", path / "snmpd.conf", "-I", "-smux,mteTrigger,mteTriggerConf",
+               "-p", path / "pid", f"udp:127.0.0.1:{port}"]
+    return Server(name, command, port, udp=True)
+
+
+def freeradius(user, name="FreeRADIUS"):
+    """FreeRADIUS that knows one user, by a line of its `users` file, with the modules that PAP and CHAP take."""
+    port = ports()
+    path = home(name, port)
+    (path / "users").write_text(user + "\n")
+    (path / "radiusd.conf").write_text(
+        f"prefix = /usr\nname = radiusd\nlogdir = {path}\nrun_dir = {path}\nlibdir = /usr/lib/freeradius\n"
+        f"pidfile = {path}/pid\nproxy_requests = no\nmax_requests = 65536\nhostname_lookups = no\n"
+        f"log {{\n destination = stdout\n auth = no\n}}\nsecurity {{\n allow_core_dumps = no\n}}\n"
+        "client localhost {\n ipaddr = 127.0.0.0/8\n secret = testing123\n require_message_authenticator = yes\n}\n"
+        "thread pool {\n}\n"
+        f"modules {{\n files {{\n  usersfile = {path}/users\n }}\n pap {{\n }}\n chap {{\n }}\n}}\n"
+        f"server default {{\n listen {{\n  type = auth\n  ipaddr = 127.0.0.1\n  port = {port}\n }}\n"
+        " authorize {\n  files\n  chap\n  pap\n }\n"
+        " authenticate {\n  Auth-Type PAP {\n   pap\n  }\n  Auth-Type CHAP {\n   chap\n  }\n }\n}\n"
+    )
+    command = ["/usr/sbin/freeradius", "-f", "-l", "stdout", "-D", "/usr/share/freeradius", "-d", path]
+    return Server(name, command, port, udp=True)
+
+
+def cheap_hash(password):
+    """crypt(3) with SHA-256 and the fewest rounds there are."""
+    command = ["openssl", "passwd", "-5", "-salt", "rounds=1000$portreeve", password]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class Certificate:
