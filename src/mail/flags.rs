@@ -127,7 +127,7 @@ impl Keywords {
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Flags> {
         let is = |known: &&str| known.eq_ignore_ascii_case(name);
-        if let Some(at) = NAMES.iter().position(|known| is(known)) {
+        if let Some(at) = NAMES.iter().position(is) {
             return Some(Flags(1 << at));
         }
         let at = self.0.iter().position(|known| is(&known.as_str()))?;
