@@ -71,7 +71,7 @@ pub fn check_as(module: &dyn Module, peer: &Peer, dialogue: &str) {
 }
 
 /// All that a session says to these bytes, in chunks, until it ends or would wait.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn answer(module: &dyn Module, peer: &Peer, bytes: &[u8], chunk: usize) -> Vec<u8> {
     let mut run = Run::new(module, peer, chunk);
     run.send(bytes);
@@ -169,17 +169,18 @@ fn bytes(text: &str) -> Vec<u8> {
     }
 }
 
-struct Run {
+/// A session and what it has said.
+pub(crate) struct Run {
     driver: Driver,
     peer: Peer,
     now: Instant,
-    said: Vec<u8>,
+    pub(crate) said: Vec<u8>,
     woken: Arc<AtomicBool>,
     chunk: usize,
 }
 
 impl Run {
-    fn new(module: &dyn Module, peer: &Peer, chunk: usize) -> Run {
+    pub(crate) fn new(module: &dyn Module, peer: &Peer, chunk: usize) -> Run {
         let now = Instant::now();
         let mut driver = Driver::new(module.idle_timeout(), now);
         driver.open(module.open(peer), now);
@@ -223,7 +224,7 @@ impl Run {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(self.chunk.min(bytes.len()).max(1)) {
             self.driver.input.extend(piece);
             self.happen(|driver, around| {
@@ -298,7 +299,8 @@ impl Run {
         }
     }
 
-    fn settle(&mut self) {
+    /// Lets everything happen that can.
+    pub(crate) fn settle(&mut self) {
         self.happen(|_, _| {});
     }
 

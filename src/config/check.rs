@@ -423,6 +423,9 @@ impl<'a> Check<'a, '_> {
             text.complain(tcp.module, self.errors, message);
             return (name, None);
         };
+        if name == "Imap" {
+            self.notice_few_connections(tcp);
+        }
         let module = build(&mut self.settings(settings));
         let protocol = module.map(|module| {
             let handshake_timeout = handshake_timeout.unwrap_or(Duration::from_secs(10));
@@ -538,6 +541,23 @@ impl<'a> Check<'a, '_> {
             accounts: self.accounts,
             errors: self.errors,
             notices: self.notices,
+        }
+    }
+
+    /// One client of IMAP has a connection for each mailbox that it watches.
+    fn notice_few_connections(&mut self, tcp: &raw::Tcp<'a>) {
+        for field in [tcp.limit_per_address, tcp.limit_non_clients] {
+            let mut quiet = Vec::new();
+            if self
+                .text
+                .get(field, &mut quiet)
+                .is_some_and(|limit| limit < 5)
+            {
+                self.notice(
+                    field,
+                    "IMAP clients open several connections; expected at least 5",
+                );
+            }
         }
     }
 

@@ -198,7 +198,7 @@ pub fn accounts_file(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
 }
 
 /// Checks texts that are in no file.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn load_texts(server: &str, listener: &str) -> Result<Plan, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let server = Text::new(Path::new("nowhere/portreeve.ron"), server);

@@ -296,13 +296,14 @@ impl Link {
 }
 
 /// Listeners whose modules need nothing beside them.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 7] = [
     "Echo",
     "Discard",
     "Daytime",
     "Smtp(domains: [\"a.test\"])",
     "Pop",
     "Http(root: \"/usr/share\")",
+    "Imap",
 ];
 
 static SESSIONS: LazyLock<Vec<Arc<dyn Module>>> =

@@ -8,9 +8,10 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod http;
+pub(crate) mod imap;
 pub(crate) mod ldap;
 mod pop;
-mod proxy;
+pub(crate) mod proxy;
 pub(crate) mod radius;
 pub(crate) mod sip;
 mod smtp;
@@ -62,6 +63,7 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     http::ENTRY,
+    imap::ENTRY,
     ldap::ENTRY,
     pop::ENTRY,
     proxy::ENTRY,

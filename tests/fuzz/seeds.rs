@@ -87,7 +87,18 @@ fn main() -> std::io::Result<()> {
     let smtp = b"EHLO a\r\nMAIL FROM:<a@b> SIZE=9 BODY=8BITMIME\r\nRCPT TO:<a@a.test>\r\nDATA\r\nBDAT 3 LAST\r\nabcQUIT\r\n";
     let pop = b"CAPA\r\nUSER a\r\nPASS b\r\nAUTH PLAIN AGEAYg==\r\nSTLS\r\nQUIT\r\n";
     let inputs = inputs.chain([[&[3, 2], &smtp[..]].concat(), [&[4, 2], &pop[..]].concat()]);
+    let imap = b"a CAPABILITY\r\nb LOGIN {1}\r\na {2+}\r\nbc\r\nc AUTHENTICATE PLAIN\r\n*\r\nd ID NIL\r\ne STARTTLS\r\n";
+    let inputs = inputs.chain([[&[6, 2], &imap[..]].concat()]);
     write(&corpus.join("session"), "input", inputs)?;
+    let mut talks = vec![
+        b"a SELECT INBOX\r\nb FETCH 1:* (FULL BODYSTRUCTURE BODY[1.2.MIME]<0.9> BODY[HEADER.FIELDS (DATE)])\r\n".to_vec(),
+        b"a EXAMINE inbox\r\nb UID SEARCH OR (NOT TEXT x) HEADER a b SINCE 1-Jan-2000\r\nc IDLE\r\nDONE\r\n".to_vec(),
+        b"a CREATE a/b\r\nb APPEND a/b (\\Seen $x) {4+}\r\nx: y\r\nc SELECT a/b\r\nd MOVE 1 INBOX\r\ne RENAME a b\r\n".to_vec(),
+        b"a SELECT INBOX\r\nb STORE 1 +FLAGS (\\Deleted)\r\nc COPY 1 INBOX\r\nd EXPUNGE\r\ne LIST \"\" *%\r\n".to_vec(),
+    ];
+    let message = b"\0From: a <b@c>, d: e@f;\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: message/rfc822\n\nS: t\n\n--x--\n";
+    talks.iter_mut().for_each(|talk| talk.extend(message));
+    write(&corpus.join("imap"), "talk", talks.into_iter())?;
     let mails = [
         &b"\0\x05DATA\r\nSubject: x\r\n\r\n..\r\n.\r\nRSET\r\nQUIT\r\n"[..],
         b"\0\x02BDAT 3\r\na\r\nBDAT 0 LAST\r\nMAIL FROM:<> SIZE=3\r\nRCPT TO:<ann@a.test>\r\nDATA\r\n.\r\n",

@@ -149,9 +149,9 @@ impl Foreign {
         Self::start(command, move |_| serves(port))
     }
 
-    /// Dovecot with the account ann, password secret: POP3 and LMTP.
+    /// Dovecot with the account ann, password secret: POP3, IMAP and LMTP.
     #[track_caller]
-    pub(crate) fn dovecot(pop: u16, lmtp: u16) -> Self {
+    pub(crate) fn dovecot(pop: u16, imap: u16, lmtp: u16) -> Self {
         let command = |home: &Path| {
             fs::set_permissions(home, fs::Permissions::from_mode(0o755)).unwrap();
             fs::create_dir(home.join("mail")).unwrap();
@@ -159,13 +159,16 @@ impl Foreign {
             let conf = include_str!("../data/dovecot.conf")
                 .replace("HOME", &home.display().to_string())
                 .replace("POP_PORT", &pop.to_string())
+                .replace("IMAP_PORT", &imap.to_string())
                 .replace("LMTP_PORT", &lmtp.to_string());
             fs::write(home.join("dovecot.conf"), conf).unwrap();
             let mut command = Command::new("/usr/sbin/dovecot");
             command.arg("-F").arg("-c").arg(home.join("dovecot.conf"));
             command
         };
-        Self::start(command, move |_| serves(pop) && serves(lmtp))
+        Self::start(command, move |_| {
+            serves(pop) && serves(imap) && serves(lmtp)
+        })
     }
 
     /// slapd with these entries; its administrator is cn=admin,dc=example,dc=org, password adminpw.

@@ -29,6 +29,7 @@
 //! | `weather.rs` | a relay that loses, doubles and reorders datagrams |
 //! | `smtp.rs` | mail in, from curl, swaks, smtplib and smtp-source; what is on disk after kill -9 |
 //! | `pop.rs` | mail out, to curl, poplib and mpop |
+//! | `imap.rs` | mail kept, with curl, imaplib and mbsync; IDLE of thousands, and kill -9 |
 //! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
 //! | `overload.rs` | what a daemon near its limits stops doing, and that it takes it up again |
@@ -64,6 +65,7 @@ mod forward;
 mod harness;
 mod http;
 mod idle;
+mod imap;
 mod kernel_filter;
 mod ladder;
 mod ldap;
