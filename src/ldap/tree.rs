@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Entries in the order of the tree: what stands below an entry follows it, so that a subtree is a range.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -134,14 +134,16 @@ impl Builder {
             self.put(&mut draft, value)?;
         }
         self.complete(&mut draft)?;
-        let key = draft.dn.key().into_boxed_slice();
-        if let Some(other) = self.by_key.insert(key, self.drafts.len()) {
-            let line = self.drafts[other].name.line;
-            return Err(mistake(
-                &draft.name,
-                format!("this entry stands in line {line} already"),
-            ));
-        }
+        match self.by_key.entry(draft.dn.key().into_boxed_slice()) {
+            hash_map::Entry::Occupied(other) => {
+                let line = self.drafts[*other.get()].name.line;
+                return Err(mistake(
+                    &draft.name,
+                    format!("this entry stands in line {line} already"),
+                ));
+            }
+            hash_map::Entry::Vacant(place) => place.insert(self.drafts.len()),
+        };
         self.drafts.push(draft);
         Ok(())
     }
