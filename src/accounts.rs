@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 pub use file::{Change, EditError, set};
 pub use hash::hash;
@@ -37,7 +38,8 @@ const MOST_WAITING: usize = 128;
 pub struct Account {
     name: Arc<str>,
     password: Option<String>,
-    secret: Option<String>,
+    /// Wiped when it is dropped.
+    secret: Option<Zeroizing<String>>,
     admin: bool,
 }
 
@@ -51,7 +53,7 @@ impl Account {
     /// The clear secret that CHAP (RFC 1994) and Digest (RFC 7616) need.
     #[must_use]
     pub fn secret(&self) -> Option<&str> {
-        self.secret.as_deref()
+        self.secret.as_ref().map(|secret| secret.as_str())
     }
 
     /// True when it may administer the daemon.
@@ -175,7 +177,7 @@ impl Accounts {
         let account = |(name, password, secret): &(&str, &str, Option<&str>)| Account {
             name: local_part(name).expect("a name").into(),
             password: Some(hash(password.as_bytes()).expect("a password")),
-            secret: secret.map(str::to_owned),
+            secret: secret.map(|secret| Zeroizing::new(secret.to_owned())),
             admin: false,
         };
         Arc::new(Accounts {

@@ -28,9 +28,14 @@ pub mod fuzzing;
 mod http;
 mod ldap;
 pub mod mail;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod modules;
 mod moment;
+pub mod privileges;
+pub mod sandbox;
 pub mod server;
+mod service;
 pub mod session;
 mod shared;
 pub mod tls;

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{Common, USAGE, fail};
+use super::{Common, Failure, fail};
 use crate::config::{self, plan::Plan};
 use crate::control::{ControlError, ControlSocket, Link, socket_path};
+use crate::sandbox;
 use crate::server::Server;
 use crate::upgrade::{Heritage, Predecessor, Succession};
 
@@ -29,22 +30,36 @@ impl Start {
     /// To be called before there is a second thread.
     pub(super) fn new() -> Self {
         let (heritage, predecessor) = Heritage::from_environment();
+        if predecessor.is_there() {
+            sandbox::inherit();
+        }
         Start {
             heritage,
             predecessor,
         }
     }
 
+    /// Becomes whom the configuration wants.
+    pub(super) fn give_root_up(&mut self, common: &Common) -> Result<(), ExitCode> {
+        common
+            .become_other(true)
+            .map_err(|failure| self.fail_by(failure))
+    }
+
     /// The configuration; what is wrong with it goes to standard error and to the process before.
     pub(super) fn load(&mut self, common: &Common, link: &Link) -> Result<Plan, ExitCode> {
-        config::load_for(&common.file(), link).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            for line in &lines {
-                eprintln!("{line}");
+        config::load_for(&common.file(), link).map_err(|errors| self.fail_by(errors.into()))
+    }
+
+    fn fail_by(&mut self, failure: Failure) -> ExitCode {
+        match &failure {
+            Failure::Config(errors) => {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                self.predecessor.fail(&lines.join("\n"));
             }
-            self.predecessor.fail(&lines.join("\n"));
-            ExitCode::from(USAGE)
-        })
+            Failure::Other(why) => self.predecessor.fail(why),
+        }
+        failure.tell()
     }
 
     /// Says why this process cannot start.

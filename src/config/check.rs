@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! From what the files say to what it means. Every error is collected.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::admission::limits::LimitSettings;
 use crate::admission::rates::{Rate, RateSettings};
 use crate::control::Link;
 use crate::modules::{self, Settings};
+use crate::privileges::RunAs;
+use crate::sandbox::{Need, Switches, What};
 use crate::tls::Domains;
 
 /// Where state is kept unless the file says otherwise, relative to it.
@@ -64,6 +67,8 @@ pub(super) fn plan(
         &mut notices,
     );
     let accounts = accounts(text, server.accounts, errors, &mut notices);
+    let run_as = run_as(text, server.run_as, errors);
+    let sandbox = sandbox(text, server.sandbox, errors);
     let state_dir = base.join(state_dir);
     let mut checked = Vec::new();
     let mut claims = Vec::new();
@@ -102,9 +107,61 @@ pub(super) fn plan(
         memory,
         shared,
         auto_ban,
+        run_as,
+        sandbox,
+        needs: Vec::new(),
         listeners: checked,
         notices,
     })
+}
+
+/// Reads `run_as`.
+pub(super) fn run_as<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::RunAs<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<RunAs> {
+    let raw: raw::RunAs<'_> = text.read(field.raw()?, errors)?;
+    if !raw.user.is_set() {
+        text.complain(
+            field,
+            errors,
+            "expected a user: run_as: (user: \"portreeve\")",
+        );
+    }
+    let group = match raw.group.is_set() {
+        true => Some(text.get(raw.group, errors)?),
+        false => None,
+    };
+    text.map(raw.user, errors, |user: String| {
+        RunAs::find(&user, group.as_deref())
+    })
+}
+
+fn sandbox<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::Sandbox<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Switches {
+    let raw = field.raw().and_then(|raw| text.read(raw, errors));
+    let raw: raw::Sandbox<'_> = raw.unwrap_or_default();
+    Switches {
+        landlock: text.get(raw.landlock, errors),
+        seccomp: text.get(raw.seccomp, errors),
+        connect: text.get(raw.connect, errors).unwrap_or(true),
+    }
+}
+
+/// Where `sandbox: (connect: false)` stands in the way of a listener that has another server.
+pub(super) fn connections(sandbox: Switches, needs: &[Need], errors: &mut Vec<ConfigError>) {
+    let connects = |need: &&Need| matches!(need.what, What::Connect { .. });
+    for need in needs.iter().filter(connects).filter(|_| !sandbox.connect) {
+        let message = "there are no connections to other servers: sandbox has connect: false";
+        errors.push(ConfigError {
+            message: message.to_owned(),
+            ..need.place.clone()
+        });
+    }
 }
 
 /// Where news are exchanged with other daemons.
@@ -115,7 +172,14 @@ fn shared<'a>(
 ) -> Option<String> {
     let raw::Shared::Redis(url) = field.raw().and_then(|raw| text.read(raw, errors))?;
     text.map(url, errors, |url: String| match redis::Client::open(&*url) {
-        Ok(_) => Ok(url),
+        Ok(client) => {
+            let by_name = match client.get_connection_info().addr() {
+                redis::ConnectionAddr::Tcp(host, _) => host.parse::<IpAddr>().is_err(),
+                _ => false,
+            };
+            text.need(field.raw().unwrap_or(text.text), What::Connect { by_name });
+            Ok(url)
+        }
         Err(_) => Err("expected a URL like \"redis://:PASSWORD@192.0.2.1:6379/0\" or \"redis+unix:///run/redis.sock\"".to_owned()),
     })
 }
@@ -130,6 +194,7 @@ fn accounts<'a>(
     let Some(file) = accounts_file(text, field, errors) else {
         return Arc::default();
     };
+    text.need(field.raw().unwrap_or(text.text), What::File(file.clone()));
     if accounts::is_open_to_others(&file) {
         let message = format!("{}: others can read it; chmod 600 it", file.display());
         let offset = field.raw().map_or(0, |raw| text.offset(raw));

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, ErrorKind, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -286,8 +286,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 
 /// The name of this machine as it stands in the names of messages.
 pub(crate) fn host() -> String {
-    let name = fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = OsString::from_vec(name.trim_ascii().to_vec());
+    let name = nix::unistd::gethostname().unwrap_or_default();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
     let name: String = name
         .to_string_lossy()

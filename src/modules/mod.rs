@@ -31,6 +31,7 @@ use crate::admission::address_list::AddressList;
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
 use crate::control::Link;
+use crate::sandbox::What;
 use crate::session::{DatagramModule, Module};
 use crate::upstream::Place;
 
@@ -121,7 +122,20 @@ impl<'a> Settings<'a, '_> {
 
     /// Another server, as in `"host:port"`.
     pub(crate) fn upstream(&mut self, field: Field<'a, String>) -> Option<Place> {
-        self.map(field, |place: String| place.parse())
+        let place: Place = self.map(field, |place: String| place.parse())?;
+        self.connects(field, std::slice::from_ref(&place));
+        Some(place)
+    }
+
+    /// Notes that the key's value makes us connect to other servers.
+    pub(crate) fn connects<T>(&self, field: Field<'a, T>, places: &[Place]) {
+        let by_name = places.iter().any(|place| matches!(place, Place::Name(..)));
+        self.need(field, What::Connect { by_name });
+    }
+
+    /// Notes what a key's value needs beside sockets; see [`What`].
+    pub(crate) fn need<T>(&self, field: Field<'a, T>, what: What) {
+        self.text.need(field.raw().unwrap_or(self.settings), what);
     }
 
     /// An error at a key's value.
@@ -182,7 +196,10 @@ impl<'a> Settings<'a, '_> {
             .into_iter()
             .map(|row| self.text.map(row, self.errors, |place| place.parse()));
         // All of them first, so that each wrong one is reported.
-        places.collect::<Vec<_>>().into_iter().collect()
+        let places: Option<Vec<Place>> = places.collect::<Vec<_>>().into_iter().collect();
+        let places = places?;
+        self.connects(field, &places);
+        Some(places)
     }
 
     /// A size like `"25MiB"`, in bytes.
@@ -200,6 +217,7 @@ impl<'a> Settings<'a, '_> {
             false => self.text.file.parent().unwrap_or(Path::new("")).join(usual),
         };
         if path.is_dir() {
+            self.need(field, What::Directory(path.clone()));
             return Some(path);
         }
         let offset = self.text.offset(field.raw().unwrap_or(self.settings));
@@ -210,10 +228,12 @@ impl<'a> Settings<'a, '_> {
 
     /// A file's path, relative to the file of the settings; `usual` when the key is absent.
     pub(crate) fn file(&mut self, field: Field<'a, String>, usual: &str) -> Option<PathBuf> {
-        match field.is_set() {
-            true => self.text.path(field, self.errors),
-            false => Some(self.text.file.parent().unwrap_or(Path::new("")).join(usual)),
-        }
+        let path = match field.is_set() {
+            true => self.text.path(field, self.errors)?,
+            false => self.text.file.parent().unwrap_or(Path::new("")).join(usual),
+        };
+        self.need(field, What::File(path.clone()));
+        Some(path)
     }
 
     /// Bits of an IPv6 address that are counted as one.

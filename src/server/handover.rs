@@ -14,6 +14,7 @@ use super::reload::Refused;
 use super::state::{Handle, OpenSocket, Running, State};
 use super::swap::Swap;
 use crate::control::request::Upgraded;
+use crate::service;
 use crate::session::Lane;
 use crate::upgrade::{self, Gift, Heir, Succession};
 
@@ -119,13 +120,7 @@ impl Shared {
             staying: self.core.parked.taken(),
         };
         // The service manager hears it from the process that it knows.
-        let main = [sd_notify::NotifyState::MainPid(upgraded.pid)];
-        if let Err(error) = sd_notify::notify(&main) {
-            log::debug!(
-                "the service manager was not told of process {}: {error}",
-                upgraded.pid
-            );
-        }
+        service::succeeded_by(upgraded.pid);
         if let Err(why) = heir.let_go() {
             log::error!("{why}");
         }

@@ -73,6 +73,9 @@ use crate::admission::limits::Limits;
 use crate::config::plan::Plan;
 use crate::control::request::Reloaded;
 use crate::control::{Commands, Link};
+use crate::privileges::RunAs;
+use crate::sandbox::Switches;
+use crate::service;
 use crate::tls;
 use crate::upgrade::{Heritage, Succession};
 
@@ -105,6 +108,9 @@ struct Shared {
     warden: Arc<Warden>,
     workers: usize,
     state_dir: PathBuf,
+    /// As they were at the start, which they stay.
+    run_as: Option<RunAs>,
+    sandbox: Switches,
     /// The URL by which news are exchanged with other daemons.
     shared: Option<String>,
     /// The file that a reload reads; empty for a server that a program built.
@@ -169,6 +175,8 @@ impl Server {
             warden,
             workers: workers.count(),
             state_dir: plan.state_dir.clone(),
+            run_as: plan.run_as.clone(),
+            sandbox: plan.sandbox,
             shared: plan.shared.clone(),
             file: plan.file.clone(),
             link: plan.link.clone(),
@@ -343,6 +351,10 @@ impl Shared {
         let state = self.state.load();
         let drain = humantime::format_duration(state.drain);
         log::info!("draining, for at most {drain}");
+        // Its end is not the service's where another process has taken over.
+        if self.retirement.heir().is_none() {
+            service::stopping();
+        }
         poll_loop.close();
         self.core.draining.store(true, Ordering::Release);
         // Each slot that becomes free wakes the poll: the last one ends the run.

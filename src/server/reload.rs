@@ -20,6 +20,7 @@ use crate::config::plan::Plan;
 use crate::config::{self, ConfigError};
 use crate::control::request::Reloaded;
 use crate::control::{Fault, Response};
+use crate::service;
 use crate::session::Lane;
 
 /// Errors of one change that are logged; the caller gets all.
@@ -129,8 +130,10 @@ impl Shared {
         let weak = Arc::downgrade(shared);
         let reload = move || {
             if let Some(shared) = weak.upgrade() {
+                service::reloading();
                 shared.hangup.store(false, Ordering::Release);
                 let _ = shared.reload(false);
+                service::ready();
             }
         };
         shared.core.datagram_work(Lane::Wait, Box::new(reload));
@@ -192,7 +195,11 @@ impl Shared {
         match scope {
             Scope::All => {
                 reloaded.needs_restart =
-                    self.needs_restart(plan.workers, &plan.state_dir, plan.shared.as_deref())
+                    self.needs_restart(plan.workers, &plan.state_dir, plan.shared.as_deref());
+                let same = (&plan.run_as, plan.sandbox) == (&self.run_as, self.sandbox);
+                reloaded
+                    .needs_restart
+                    .extend((!same).then(|| "run_as or sandbox".to_owned()));
             }
             Scope::Listener(name) => {
                 plans.retain(|plan| *plan.name == **name);

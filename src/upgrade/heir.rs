@@ -16,6 +16,7 @@ use command_fds::{CommandFdExt, FdMapping};
 
 use super::{MARK, names, word};
 use crate::control::Parting;
+use crate::{privileges, sandbox};
 
 /// The first descriptor that is handed over: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
 const FIRST: i32 = 3;
@@ -87,7 +88,13 @@ impl Heir {
     /// There is no such program, or the system is out of something.
     pub(crate) fn start(succession: &Succession, gifts: Vec<Gift>) -> Result<Self, String> {
         let program = succession.program.display().to_string();
-        let failed = |error: io::Error| format!("cannot start {program}: {error}");
+        let failed = |error: io::Error| {
+            let hint = match error.kind() {
+                io::ErrorKind::PermissionDenied => sandbox::hint(),
+                _ => "",
+            };
+            format!("cannot start {program}: {error}{hint}")
+        };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut named = Vec::new();
         let mut mappings = Vec::new();
@@ -120,9 +127,11 @@ impl Heir {
             // Its id is not known before it exists: the mark stands for it.
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS_FIRST_FD")
+            .envs([sandbox::for_successor()])
+            .envs(privileges::for_successor())
             .fd_mappings(mappings)
             .map_err(|error| format!("cannot start {program}: {error}"))?;
-        let child = command.spawn().map_err(failed)?;
+        let child = privileges::handing_on(|| command.spawn()).map_err(failed)?;
         Ok(Heir {
             pid: child.id(),
             child: Some(child),

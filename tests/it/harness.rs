@@ -230,6 +230,15 @@ impl Daemon {
         Self::start_with(conf, command)
     }
 
+    /// Starts with one more variable in its environment.
+    #[track_caller]
+    pub(crate) fn start_with_variable(conf: Conf, name: &str, value: &Path) -> Self {
+        let mut command = Command::new(binary());
+        command.arg("run").arg("--config").arg(conf.path());
+        command.env(name, value);
+        Self::start_with(conf, command)
+    }
+
     /// Starts with at most this many descriptors, soft and hard.
     #[track_caller]
     pub(crate) fn start_with_descriptors(conf: Conf, limit: u32) -> Self {

@@ -40,6 +40,7 @@
 //! | `connections.rs` | who is connected, and how a person ends it |
 //! | `live_sockets.rs` | sockets and lists changed in file and daemon alike, kill -9 included |
 //! | `account.rs` | accounts as the command line sets them |
+//! | `package.rs` | the Debian package, installed and driven by its init script, where the feature `manual` builds its pages |
 //! | `cli.rs` | exit codes and texts of the commands, and foreign clients |
 //! | `load.rs` | the load generator of the benchmarks, where the feature `load` builds it |
 //! | `demo.rs` | the configuration that is shipped |
@@ -74,6 +75,8 @@ mod load;
 mod mail_gates;
 mod modules;
 mod overload;
+#[cfg(feature = "manual")]
+mod package;
 mod pop;
 mod proxy;
 mod proxy_from;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -12,11 +13,11 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User};
 
 use crate::harness::{
     Conf, DEADLINE, Daemon, admitted, assert_says, binary, connect_from, echoes, ending_of, exits,
-    free_port, try_connect, try_echo, wait_until,
+    free_port, output_of, try_connect, try_echo, wait_until,
 };
 
 /// A daemon that can be upgraded, by way of a link of its own to the program, and all that come after it.
@@ -28,9 +29,13 @@ struct Line {
 
 impl Line {
     fn start(conf: Conf) -> Self {
-        let program = conf.home().join("portreeve");
-        symlink(binary(), &program).unwrap();
-        let mut command = Command::new(&program);
+        let command = Command::new(conf.home().join("portreeve"));
+        Self::start_with(conf, command)
+    }
+
+    /// The command ends up as the daemon.
+    fn start_with(conf: Conf, mut command: Command) -> Self {
+        symlink(binary(), conf.home().join("portreeve")).unwrap();
         command.arg("run").arg("--config").arg(conf.path());
         command.arg("--pid-file").arg(conf.home().join("pid"));
         Line {
@@ -283,7 +288,8 @@ fn the_new_process_has_the_files_as_they_are_now_and_the_bans() {
 #[test]
 fn a_new_process_that_cannot_serve_changes_nothing() {
     let (port, taken) = (free_port(), free_port());
-    let line = Line::echo(port, "");
+    // Landlock would let no shell run in the daemon's place.
+    let line = Line::echo(port, "sandbox: (landlock: false),");
     let pid = line.pid();
     let mut held = admitted("127.0.0.1", port);
     let mut fails = |what: &str, words: &[&str]| {
@@ -406,6 +412,150 @@ fn programs_of_the_new_process_get_none_of_its_descriptors() {
         !after.contains("LISTEN_") && !after.contains("PORTREEVE"),
         "{after}"
     );
+}
+
+/// Somebody without rights whom a daemon that is started as root becomes, and the command that starts it.
+fn unprivileged(conf: &Conf) -> (User, Command) {
+    let program = conf.home().join("portreeve");
+    let own = nix::unistd::Uid::effective();
+    if own.is_root() {
+        let user = User::from_name("nobody").unwrap().unwrap();
+        let mut chown = Command::new("chown");
+        chown.args(["-R", &format!("{}:{}", user.uid, user.gid)]);
+        chown.arg(conf.home());
+        exits(&output_of(chown, b""), 0);
+        return (user, Command::new(program));
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.arg("-n").arg(program);
+    (User::from_uid(own).unwrap().unwrap(), sudo)
+}
+
+#[test]
+fn twenty_upgrades_as_an_unprivileged_user_in_the_sandbox_keep_low_ports_and_bans() {
+    const ADDRESS: &str = "127.44.0.2";
+    let own = nix::unistd::Uid::effective();
+    let name = match own.is_root() {
+        true => "nobody".to_owned(),
+        false => User::from_uid(own).unwrap().unwrap().name,
+    };
+    let listener = |ports: &str| format!("Tcp(module: Echo, sockets: [{ports}])");
+    let at = |port: u16| format!("(port: {port}, address: \"{ADDRESS}\"), ");
+    // A socket that all who wait for the daemon find, too.
+    let conf = Conf::new(&format!("run_as: (user: {name:?}), workers: 2,"))
+        .listener("echo", &listener(&(at(97) + &at(free_port()))));
+    let (user, command) = unprivileged(&conf);
+    let mut line = Line::start_with(conf, command);
+    exits(
+        &line.first.portreeve(&["ban", "127.0.78.9", "--for", "1h"]),
+        0,
+    );
+    // More than there can be Landlock domains, one in the other.
+    for _ in 0..20 {
+        let pid = line.upgrade();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let uid = format!("Uid:\t{0}\t{0}\t{0}\t{0}", user.uid);
+        let rest = [
+            uid.as_str(),
+            "CapInh:\t0000000000000000",
+            "CapPrm:\t0000000000000400",
+            "CapEff:\t0000000000000400",
+            "CapAmb:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            "Seccomp_filters:\t2",
+        ];
+        assert_says(&status, &rest);
+        let mut stream = TcpStream::connect((ADDRESS, 97)).unwrap();
+        echoes(&mut stream, b"low");
+    }
+    assert_says(&exits(&line.first.portreeve(&["bans"]), 0), &["127.0.78.9"]);
+    // What it measures itself by can be read by each of them.
+    wait_until("it has measured itself", DEADLINE, || {
+        let overload = line.first.status()["overload"].clone();
+        ["descriptors", "memory"]
+            .iter()
+            .all(|what| overload[what]["used"].as_u64().unwrap() > 0)
+    });
+    let add = ["socket", "add", "echo", "98", "--address", ADDRESS];
+    exits(&line.first.portreeve(&add), 0);
+    echoes(&mut TcpStream::connect((ADDRESS, 98)).unwrap(), b"lower");
+
+    // The walls are those of the first of them.
+    let conf = line.first.conf();
+    let outside = tempfile::tempdir().unwrap();
+    let log = format!(
+        "Tcp(module: Http(access_log: {:?}), sockets: [{}])",
+        outside.path().join("log"),
+        at(free_port())
+    );
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // The usual root.
+    fs::create_dir(conf.home().join("conf/listeners/www")).unwrap();
+    conf.write("listeners/http.ron", &log);
+    let said = exits(&line.first.portreeve(&["reload"]), 2);
+    assert_says(&said, &["http.ron:1:", "a restart is needed"]);
+    let exec = format!(
+        "Tcp(module: Exec(command: [\"/bin/cat\"]), sockets: [{}])",
+        at(free_port())
+    );
+    conf.write("listeners/http.ron", &exec);
+    let said = exits(&line.try_to_upgrade(), 1);
+    assert_says(
+        &said,
+        &["http.ron:1:", "without programs", "a restart is needed"],
+    );
+    let ldap = format!(
+        "Tcp(module: Ldap(store: Ldif({:?})), sockets: [{}])",
+        outside.path().join("entries"),
+        at(free_port())
+    );
+    fs::write(outside.path().join("entries"), "").unwrap();
+    conf.write("listeners/http.ron", &ldap);
+    for refused in [
+        exits(&line.first.portreeve(&["reload"]), 2),
+        exits(&line.try_to_upgrade(), 1),
+    ] {
+        assert_says(&refused, &["Permission denied", "a restart is needed"]);
+    }
+    fs::remove_file(conf.home().join("conf/listeners/http.ron")).unwrap();
+    line.upgrade();
+    let log = line.first.log();
+    assert_eq!(log.matches("landlock (ABI").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("landlock as the predecessor had it; seccomp as")
+            .count(),
+        21,
+        "{log}"
+    );
+}
+
+#[test]
+fn a_service_manager_is_told_who_the_daemon_is_now() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let heard = || {
+        let mut text = [0; 256];
+        let count = manager.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..count]).into_owned()
+    };
+    let text = format!("Tcp(module: Echo, sockets: [(port: {})])", free_port());
+    // Also where nobody may be connected to.
+    let conf = Conf::new("sandbox: (connect: false),").listener("echo", &text);
+    let mut command = Command::new(conf.home().join("portreeve"));
+    command.env("NOTIFY_SOCKET", &path);
+    let mut line = Line::start_with(conf, command);
+    assert_eq!(heard(), "READY=1\n");
+    let pid = line.upgrade();
+    assert_eq!(heard(), format!("MAINPID={pid}\n"));
+    assert_eq!(heard(), "READY=1\n");
+    // The old one stops, and the service does not.
+    assert_eq!(line.first.wait_for_exit(DEADLINE).code(), Some(0));
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGHUP).unwrap();
+    assert!(heard().starts_with("RELOADING=1\n"));
+    assert_eq!(heard(), "READY=1\n");
 }
 
 #[test]
