@@ -210,8 +210,7 @@ impl Conversation {
             Some(paged) => {
                 let digest = digest(request);
                 if !paged.cookie.is_empty() {
-                    let cookie = Cookie::of(paged).filter(|cookie| cookie.digest == digest);
-                    let Some(cookie) = cookie else {
+                    let Some(cookie) = Cookie::of(paged, digest) else {
                         return refuse(Code::UnwillingToPerform, "this page is of another search");
                     };
                     sent = cookie.sent;

@@ -1,7 +1,8 @@
 #![forbid(unsafe_code)]
 //! A search under way for a client: what it has sent, its limits, and its pages.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use rasn_ldap::SearchRequest;
@@ -136,7 +137,11 @@ pub(super) fn paged_value(cookie: &[u8]) -> Vec<u8> {
     value
 }
 
-/// Where the next page begins. Nothing is kept for it here, and it tells nothing that the client does not know.
+/// Of this process: whoever could make a cookie would count its entries anew, and pass the limit of them.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Where the next page begins. Nothing is kept for it here, and it tells nothing that the client does not know; it
+/// is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cookie {
     /// Of the tree.
@@ -153,21 +158,27 @@ impl Cookie {
             &self.next.to_be_bytes(),
             &self.sent.to_be_bytes(),
         ];
-        [&numbers.concat()[..], &self.digest.to_be_bytes()].concat()
+        [&numbers.concat()[..], &self.signature().to_be_bytes()].concat()
     }
 
-    pub(super) fn of(paged: &Paged) -> Option<Cookie> {
+    fn signature(self) -> u64 {
+        KEY.hash_one((self.serial, self.next, self.sent, self.digest))
+    }
+
+    /// `None` for one that was not given for the request of this digest.
+    pub(super) fn of(paged: &Paged, digest: u64) -> Option<Cookie> {
         let bytes: &[u8; 24] = paged.cookie.as_slice().try_into().ok()?;
         let (serial, rest) = bytes.split_first_chunk::<8>()?;
         let (next, rest) = rest.split_first_chunk::<4>()?;
         let (sent, rest) = rest.split_first_chunk::<4>()?;
-        let digest = rest.first_chunk::<8>()?;
-        Some(Cookie {
+        let signature = rest.first_chunk::<8>()?;
+        let cookie = Cookie {
             serial: u64::from_be_bytes(*serial),
             next: u32::from_be_bytes(*next),
             sent: u32::from_be_bytes(*sent),
-            digest: u64::from_be_bytes(*digest),
-        })
+            digest,
+        };
+        (cookie.signature() == u64::from_be_bytes(*signature)).then_some(cookie)
     }
 }
 

@@ -507,6 +507,10 @@ fn pages_follow_each_other_and_belong_to_their_search() {
     limited.size_limit = 5;
     let (count, _, cookie) = page(&limited, 3, b"");
     assert_eq!(count, 3);
+    // As if none had been sent.
+    let mut forged = cookie.clone();
+    forged[12..16].fill(0);
+    assert_eq!(page(&limited, 3, &forged).1, ResultCode::UnwillingToPerform);
     let (count, code, _) = page(&limited, 3, &cookie);
     assert_eq!((count, code), (2, ResultCode::SizeLimitExceeded));
 }

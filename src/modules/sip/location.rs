@@ -197,11 +197,26 @@ impl Location {
     }
 
     fn restore(&self, now: u64) {
-        match fs::read(&self.file).map(|text| Bindings::read(&text, now)) {
-            Ok(Ok(bindings)) => *self.bindings.lock() = bindings,
-            Ok(Err(error)) => log::error!("{}: {error}; nobody is registered", self.file.display()),
+        let kept = fs::read(&self.file)
+            .and_then(|text| Bindings::read(&text, now).map_err(io::Error::other));
+        match kept {
+            Ok(bindings) => *self.bindings.lock() = bindings,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => log::error!("{}: {error}; nobody is registered", self.file.display()),
+            Err(error) => self.put_aside(&error),
+        }
+    }
+
+    /// The next registration writes the file anew: what could not be read is kept beside it.
+    fn put_aside(&self, error: &io::Error) {
+        let (file, aside) = (self.file.display(), self.file.with_extension("json.bad"));
+        match fs::rename(&self.file, &aside) {
+            Ok(()) => log::error!(
+                "{file}: {error}; nobody is registered, and the file is now {}",
+                aside.display()
+            ),
+            Err(other) => log::error!(
+                "{file}: {error}; nobody is registered, and it cannot be put aside: {other}"
+            ),
         }
     }
 
@@ -331,5 +346,26 @@ impl Location {
                 letters.is_some_and(|letters| letters.put(bytes))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::Location;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_put_aside_and_not_written_over() {
+        let state = tempfile::tempdir().unwrap();
+        let file = state.path().join("sip").join("damaged.example.json");
+        fs::create_dir(state.path().join("sip")).unwrap();
+        fs::write(&file, b"{\"accounts\":{\"ann\":[").unwrap();
+        let location = Location::of(state.path(), "damaged.example");
+        let _ = location.signer();
+        location.save();
+        assert_eq!(fs::read(&file).unwrap(), b"{\"accounts\":{}}");
+        let aside = fs::read(file.with_extension("json.bad")).unwrap();
+        assert_eq!(aside, b"{\"accounts\":{\"ann\":[");
     }
 }
