@@ -121,6 +121,13 @@ impl Framer {
         }
     }
 
+    /// The same for the rest of a command that was taken away: what this line of it announces is no command.
+    pub(super) fn refuse_rest(&mut self, line: &[u8]) {
+        if let Some(literal) = literal(line) {
+            self.refuse(literal);
+        }
+    }
+
     /// Gives the command away; the literal is somebody else's.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.text)

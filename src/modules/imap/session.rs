@@ -339,6 +339,9 @@ impl Conversation {
         };
         let tag = append.tag.clone();
         if !matches!(line, Line::Whole(rest) if rest.is_empty()) {
+            if let Line::Whole(rest) = line {
+                self.framer.refuse_rest(rest);
+            }
             return self.error(&tag, "BAD one message is taken at a time", cx);
         }
         self.state = State::Placing { tag };

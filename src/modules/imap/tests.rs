@@ -182,6 +182,10 @@ fn messages_are_appended_copied_and_moved() {
         "",
         "7 APPEND Sent {3+}",
         "a\0b",
+        // What a second message says is no command.
+        "71 APPEND Sent {1+}",
+        "x {14+}",
+        "99 CREATE evil",
         "8 SELECT Sent",
         "9 FETCH 1 (INTERNALDATE RFC822.SIZE FLAGS BODY.PEEK[])",
         "10 COPY 1:2 &U,BTFw-/a.b",
@@ -208,6 +212,7 @@ fn messages_are_appended_copied_and_moved() {
             "5 OK [APPENDUID V 1] it is there",
             "6 OK [APPENDUID V 2] it is there",
             "7 NO [CANNOT] a message has no NUL in it",
+            "71 BAD one message is taken at a time",
             "* 2 EXISTS",
             "* 1 RECENT",
             "* OK [UNSEEN 2] the first unseen",
@@ -226,6 +231,7 @@ fn messages_are_appended_copied_and_moved() {
         ],
     );
     assert!(!said.contains("16 OK"), "{said}");
+    assert!(!said.contains("99 OK"), "{said}");
 }
 
 #[test]
