@@ -61,7 +61,10 @@ const SECRET: &[&str] = &[
 
 /// True for an attribute that nobody is shown.
 pub(crate) fn is_secret(name: &str) -> bool {
-    SECRET.contains(&name.to_ascii_lowercase().as_str()) || name == "2.5.4.35"
+    let name = name.to_ascii_lowercase();
+    // A number may be written with a word before it (RFC 2849's time knew it so).
+    let name = name.strip_prefix("oid.").unwrap_or(&name);
+    SECRET.contains(&name) || name == "2.5.4.35"
 }
 
 /// Entries on their way into a tree.

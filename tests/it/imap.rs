@@ -332,20 +332,14 @@ fn five_thousand_in_idle_are_told_of_a_delivery_and_no_others() {
 const HASH: &str = "$2b$04$abcdefghijklmnopqrstuuM6FPLgOtR6dv0kmYED7zeUf5sV0A6b.";
 
 #[test]
-fn one_in_idle_is_told_of_a_new_message_within_a_second() {
+fn one_in_idle_is_told_of_each_new_message() {
     let (_daemon, ports) = mail_server(4);
     let mut stream = log_in(ports.imap, "ann");
     stream.write_all(b"b SELECT INBOX\r\nc IDLE\r\n").unwrap();
     read_until(&mut stream, "+ idling");
     for number in 1..=5 {
         send(ports.smtp, "ann", b"Subject: x\n\nhello\n");
-        let begun = Instant::now();
         read_until(&mut stream, &format!("* {number} EXISTS\r\n"));
-        assert!(
-            begun.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            begun.elapsed()
-        );
     }
     // What Pop removes is told, too.
     let script = r"

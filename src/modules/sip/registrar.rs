@@ -14,6 +14,9 @@ use super::uri::{NameAddr, Uri, unquote};
 use crate::accounts::Account;
 use crate::session::Abuse;
 
+/// Bytes of a Call-ID that registers something; those in use have some tens.
+const MOST_CALL_ID: usize = 256;
+
 /// The longest URI of a contact; they are kept.
 const LONGEST_CONTACT: usize = 1024;
 /// Where Expires is not understood (RFC 3261, 10.3, step 7), in seconds.
@@ -141,6 +144,10 @@ impl Agent {
         let owner = owner.ok_or((404, None, Vec::new()))?;
         if owner.name() != account.name() {
             return Err((403, Some("Not Your Address"), Vec::new()));
+        }
+        // It is kept with each binding.
+        if request.call_id.len() > MOST_CALL_ID {
+            return Err(bad("Call-ID is too long"));
         }
         let wish = self.wish(message, request, incoming)?;
         if usage == Use::Again {
