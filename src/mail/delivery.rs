@@ -22,13 +22,14 @@ pub struct Delivery {
     mailboxes: Vec<Maildir>,
 }
 
-/// A name that no other message has: the time, the process, a count, the machine.
+/// A name that no other message has: the time, the process, a count, the machine. In the order of names, those of one
+/// process are in the order of their coming.
 pub(super) fn unique(now: SystemTime) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     static HOST: LazyLock<String> = LazyLock::new(host);
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     format!(
-        "{}.M{}P{}Q{}.{}",
+        "{}.M{:06}P{}Q{}.{}",
         since.as_secs(),
         since.subsec_micros(),
         std::process::id(),
