@@ -29,8 +29,10 @@ mod http;
 pub mod mail;
 pub mod modules;
 mod moment;
+mod patience;
 pub mod server;
 pub mod session;
+mod sync;
 pub mod tls;
 pub mod upstream;
 

@@ -29,6 +29,7 @@
 //! | `pop.rs` | mail out, to curl, poplib and mpop |
 //! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `faults.rs` | system calls that fail by a seed: slots, descriptors, processor and mail afterwards |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
 //! | `bans.rs` | who is kept out by hand, for how long, and over a restart |
 //! | `connections.rs` | who is connected, and how a person ends it |
@@ -53,6 +54,7 @@ mod datagrams;
 mod demo;
 mod descriptors;
 mod exec;
+mod faults;
 mod foreign;
 mod forward;
 mod harness;
