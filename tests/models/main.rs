@@ -1,5 +1,8 @@
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "the files of the daemon bring more than their models use")]
+#![allow(
+    dead_code,
+    reason = "the files of the daemon bring more than their models use"
+)]
 //! Tries how the threads of the daemon may meet: the table of the parked, the queue and the baton, compiled from
 //! the daemon's own files over locks, atomics and threads of `shuttle`, which chooses at each of them who goes on.
 //! Half of the time it chooses at random, half with few changes at chosen depths (PCT). A thread that waits for
@@ -73,7 +76,11 @@ const AT_ONCE: usize = 50;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let mut number = |default| arguments.next().map_or(default, |text| text.parse().unwrap());
+    let mut number = |default| {
+        arguments
+            .next()
+            .map_or(default, |text| text.parse().unwrap())
+    };
     let (seconds, mut seed) = (number(10), number(2026));
     let share = Duration::from_millis(seconds * 1000) / u32::try_from(MODELS.len()).unwrap();
     for (name, model) in MODELS {
