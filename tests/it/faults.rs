@@ -282,10 +282,8 @@ fn cat(port: u16) -> io::Result<()> {
     stream.read_to_end(&mut said)?;
     match said.as_slice() {
         b"meow" => Ok(()),
-        said => {
-            assert!(b"meow".starts_with(said), "the program said {said:?}");
-            Err(other("cut short"))
-        }
+        // The program meets the faults, too, and then says so.
+        said => Err(other(String::from_utf8_lossy(said))),
     }
 }
 
