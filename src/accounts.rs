@@ -13,14 +13,16 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 pub use file::{Change, EditError, set};
 pub use hash::hash;
+pub(crate) use hash::verify as verify_hash;
 
 use crate::config::ConfigError;
 
@@ -36,7 +38,8 @@ const MOST_WAITING: usize = 128;
 pub struct Account {
     name: Arc<str>,
     password: Option<String>,
-    secret: Option<String>,
+    /// Wiped when it is dropped.
+    secret: Option<Zeroizing<String>>,
     admin: bool,
 }
 
@@ -50,7 +53,7 @@ impl Account {
     /// The clear secret that CHAP (RFC 1994) and Digest (RFC 7616) need.
     #[must_use]
     pub fn secret(&self) -> Option<&str> {
-        self.secret.as_deref()
+        self.secret.as_ref().map(|secret| secret.as_str())
     }
 
     /// True when it may administer the daemon.
@@ -78,6 +81,8 @@ pub struct Accounts {
     table: ArcSwap<Table>,
     seen: Mutex<Seen>,
     waiting: Arc<AtomicUsize>,
+    /// How often the table was replaced.
+    changes: AtomicU64,
 }
 
 /// By name.
@@ -159,6 +164,7 @@ impl Accounts {
                 state,
             }),
             waiting: Arc::default(),
+            changes: AtomicU64::new(0),
         }))
     }
 
@@ -171,7 +177,7 @@ impl Accounts {
         let account = |(name, password, secret): &(&str, &str, Option<&str>)| Account {
             name: local_part(name).expect("a name").into(),
             password: Some(hash(password.as_bytes()).expect("a password")),
-            secret: secret.map(str::to_owned),
+            secret: secret.map(|secret| Zeroizing::new(secret.to_owned())),
             admin: false,
         };
         Arc::new(Accounts {
@@ -194,6 +200,12 @@ impl Accounts {
         let mut all: Vec<_> = self.table.load().values().cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// A number that is another one after the accounts have changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.look();
+        self.changes.load(Ordering::Acquire)
     }
 
     /// True when there is none.
@@ -248,6 +260,7 @@ impl Accounts {
                 log::info!("{} is read anew", file.display());
                 self.table
                     .store(Arc::new(accounts.map(index).unwrap_or_default()));
+                self.changes.fetch_add(1, Ordering::Release);
             }
             Err(errors) => errors.iter().for_each(|error| {
                 log::error!("{error}; the accounts stay as they were");

@@ -113,7 +113,7 @@ impl Asked {
 
 impl Panel {
     pub(crate) fn new(setup: Setup) -> Self {
-        let history = History::start(setup.link.clone());
+        let history = History::start(&setup.link);
         let sessions = Sessions::new(setup.session_timeout);
         Panel {
             office: Arc::new(Office {

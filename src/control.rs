@@ -8,6 +8,7 @@
 //! One thread with its own poll serves it, apart from the daemon's poll loop.
 
 mod link;
+mod parting;
 pub mod request;
 mod serve;
 
@@ -20,12 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::net::UnixListener;
 use serde::{Deserialize, Serialize};
 
 pub use link::Link;
+pub(crate) use parting::Parting;
 pub use request::{Fault, Request};
 
 /// The longest request line, its end included: room for an address list of 100,000 lines.
@@ -72,13 +74,13 @@ pub fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
 }
 
-/// The bound control socket, not served yet: callers wait in its backlog. Dropped, its file is removed.
+/// The bound control socket, not served yet: callers wait in its backlog. Dropped, its file is removed, unless it
+/// was given away or is not ours yet.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: Option<UnixListener>,
     path: PathBuf,
-    /// Held as long as the socket's file is ours.
-    _lock: File,
+    parting: Arc<Parting>,
 }
 
 impl ControlSocket {
@@ -96,29 +98,66 @@ impl ControlSocket {
         private.recursive(true).mode(0o700);
         private.create(state_dir).map_err(failed(state_dir))?;
 
-        let lock_path = state_dir.join("control.lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(failed(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(ControlError::Running(path)),
-            Err(TryLockError::Error(source)) => return Err(failed(&lock_path)(source)),
-        }
+        let lock = lock(state_dir)?;
         // Somebody may have removed the lock of a daemon that runs; then its socket still answers.
         if UnixStream::connect(&path).is_ok() {
             return Err(ControlError::Running(path));
         }
         let listener = bind_private(&private, state_dir, &path).map_err(failed(&path))?;
-        Ok(ControlSocket {
-            listener: Some(listener),
-            path,
-            _lock: lock,
-        })
+        Self::with(listener, path, Some(lock))
+    }
+
+    /// Goes on with the socket of a daemon whose place this one takes. Its file and lock are not ours before
+    /// [`ControlSocket::succeed`].
+    pub(crate) fn inherit(
+        listener: std::os::unix::net::UnixListener,
+        state_dir: &Path,
+    ) -> Result<ControlSocket, ControlError> {
+        let path = socket_path(state_dir);
+        if let Err(source) = listener.set_nonblocking(true) {
+            return Err(ControlError::Io { path, source });
+        }
+        Self::with(UnixListener::from_std(listener), path, None)
+    }
+
+    fn with(
+        listener: UnixListener,
+        path: PathBuf,
+        lock: Option<File>,
+    ) -> Result<ControlSocket, ControlError> {
+        match Parting::of(&listener, path.clone(), lock) {
+            Ok(parting) => Ok(ControlSocket {
+                listener: Some(listener),
+                path,
+                parting: Arc::new(parting),
+            }),
+            Err(source) => Err(ControlError::Io { path, source }),
+        }
+    }
+
+    /// Takes the lock of a socket that was inherited, which its last owner is about to let go of.
+    ///
+    /// # Errors
+    /// [`ControlError::Running`] when somebody still has it after `patience`, [`ControlError::Io`] for the rest.
+    pub(crate) fn succeed(&self, patience: Duration) -> Result<(), ControlError> {
+        let until = Instant::now() + patience;
+        let state_dir = self.path.parent().unwrap_or(Path::new(""));
+        let mut held = self.parting.held.lock();
+        while held.lock.is_none() {
+            match lock(state_dir) {
+                Ok(lock) => held.lock = Some(lock),
+                Err(ControlError::Running(_)) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What whoever gives this socket away needs.
+    pub(crate) fn parting(&self) -> Arc<Parting> {
+        Arc::clone(&self.parting)
     }
 
     /// Starts the thread that answers callers.
@@ -137,25 +176,50 @@ impl ControlSocket {
         let stop = Arc::new(AtomicBool::new(false));
         let started = self.listener.take().map_or_else(
             || Err(io::ErrorKind::NotConnected.into()),
-            |listener| serve::start(listener, commands, Arc::clone(&stop), deadline),
+            |listener| {
+                let parting = Arc::clone(&self.parting);
+                serve::start(listener, commands, (Arc::clone(&stop), parting), deadline)
+            },
         );
-        let (waker, thread) = started.map_err(|source| ControlError::Io {
+        let thread = started.map_err(|source| ControlError::Io {
             path: self.path.clone(),
             source,
         })?;
         Ok(Control {
             stop,
-            waker,
             thread: Some(thread),
-            _socket: self,
+            socket: self,
         })
     }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // The lock is still held: this is our file, or nobody's.
-        let _ = fs::remove_file(&self.path);
+        // While the lock is held this is our file, or nobody's.
+        if self.parting.held.lock().lock.is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Takes the lock beside the socket.
+fn lock(state_dir: &Path) -> Result<File, ControlError> {
+    let path = state_dir.join("control.lock");
+    let failed = |source| ControlError::Io {
+        path: path.clone(),
+        source,
+    };
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(ControlError::Running(socket_path(state_dir))),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 
@@ -181,16 +245,16 @@ fn bind_private(private: &DirBuilder, state_dir: &Path, path: &Path) -> io::Resu
 #[derive(Debug)]
 pub struct Control {
     stop: Arc<AtomicBool>,
-    waker: mio::Waker,
     thread: Option<JoinHandle<()>>,
-    _socket: ControlSocket,
+    socket: ControlSocket,
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         // Without a wake the thread would never see the flag: better to leave it than to hang.
-        if self.waker.wake().is_ok()
+        let waker = self.socket.parting.waker.get();
+        if waker.is_some_and(|waker| waker.wake().is_ok())
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();

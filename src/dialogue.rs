@@ -71,11 +71,45 @@ pub fn check_as(module: &dyn Module, peer: &Peer, dialogue: &str) {
 }
 
 /// All that a session says to these bytes, in chunks, until it ends or would wait.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn answer(module: &dyn Module, peer: &Peer, bytes: &[u8], chunk: usize) -> Vec<u8> {
     let mut run = Run::new(module, peer, chunk);
     run.send(bytes);
     run.said
+}
+
+/// A conversation of bytes, for protocols that have no lines.
+#[cfg(test)]
+pub(crate) struct Talk(Run);
+
+#[cfg(test)]
+impl Talk {
+    pub(crate) fn new(module: &dyn Module, peer: &Peer, chunk: usize) -> Self {
+        Talk(Run::new(module, peer, chunk))
+    }
+
+    /// What is said to these bytes.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.0.send(bytes);
+        std::mem::take(&mut self.0.said)
+    }
+
+    /// What is said when something happens; the events are those of a dialogue.
+    #[track_caller]
+    pub(crate) fn event(&mut self, what: &str) -> Vec<u8> {
+        self.0.event(0, what).expect("an event");
+        std::mem::take(&mut self.0.said)
+    }
+
+    /// Whether the session has come to this end.
+    pub(crate) fn is_at(&mut self, end: &str) -> bool {
+        self.0.end(0, end).is_ok()
+    }
+
+    /// Everything that was reported of the peer.
+    pub(crate) fn abuse(&self) -> &[crate::session::Abuse] {
+        self.0.driver.abuse.as_deref().map_or(&[], Vec::as_slice)
+    }
 }
 
 struct Script {
@@ -135,17 +169,18 @@ fn bytes(text: &str) -> Vec<u8> {
     }
 }
 
-struct Run {
+/// A session and what it has said.
+pub(crate) struct Run {
     driver: Driver,
     peer: Peer,
     now: Instant,
-    said: Vec<u8>,
+    pub(crate) said: Vec<u8>,
     woken: Arc<AtomicBool>,
     chunk: usize,
 }
 
 impl Run {
-    fn new(module: &dyn Module, peer: &Peer, chunk: usize) -> Run {
+    pub(crate) fn new(module: &dyn Module, peer: &Peer, chunk: usize) -> Run {
         let now = Instant::now();
         let mut driver = Driver::new(module.idle_timeout(), now);
         driver.open(module.open(peer), now);
@@ -189,7 +224,7 @@ impl Run {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(self.chunk.min(bytes.len()).max(1)) {
             self.driver.input.extend(piece);
             self.happen(|driver, around| {
@@ -264,7 +299,8 @@ impl Run {
         }
     }
 
-    fn settle(&mut self) {
+    /// Lets everything happen that can.
+    pub(crate) fn settle(&mut self) {
         self.happen(|_, _| {});
     }
 

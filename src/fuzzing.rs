@@ -13,7 +13,10 @@ use crate::control;
 pub use crate::http::forward::fuzzing::http_answer;
 pub use crate::mail::fuzzing::mail;
 use crate::modules::forward::flows::model::{self, Step};
+pub use crate::modules::imap::fuzzing::imap;
+pub use crate::modules::ldap::fuzzing::{ldap, ldif};
 pub use crate::modules::radius::fuzzing::radius;
+pub use crate::modules::sip::fuzzing::sip;
 pub use crate::modules::snmp::fuzzing::snmp;
 pub use crate::modules::tftp::fuzzing::tftp;
 

@@ -26,14 +26,22 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod http;
+mod ldap;
 pub mod mail;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod modules;
 mod moment;
 mod patience;
+pub mod privileges;
+pub mod sandbox;
 pub mod server;
+mod service;
 pub mod session;
+mod shared;
 mod sync;
 pub mod tls;
+mod upgrade;
 pub mod upstream;
 
 /// The page on modules, compiled and run with the tests.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
 
 use super::{Account, hash, local_part};
 use crate::config::ConfigError;
@@ -111,7 +112,7 @@ fn account<'a>(
         if secret.is_empty() {
             return Err("an empty secret is refused; leave the key out".to_owned());
         }
-        Ok(secret)
+        Ok(Zeroizing::new(secret))
     });
     Some(Account {
         name: name.into(),
@@ -294,7 +295,7 @@ fn is_as_meant(
             account.password = Some(hash.to_owned());
         }
         if let Some(secret) = change.secret {
-            account.secret = Some(secret.to_owned());
+            account.secret = Some(Zeroizing::new(secret.to_owned()));
         }
         account.admin = change.admin.unwrap_or(account.admin);
     }

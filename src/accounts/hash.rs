@@ -31,7 +31,7 @@ pub fn hash(password: &[u8]) -> Result<String, String> {
 }
 
 /// True when the password has this hash. A damaged hash matches nothing.
-pub(super) fn verify(password: &[u8], hash: &str) -> bool {
+pub(crate) fn verify(password: &[u8], hash: &str) -> bool {
     match kind(hash) {
         Ok(Kind::Argon2) => Argon2::default().verify_password(password, hash).is_ok(),
         Ok(Kind::Bcrypt) => bcrypt::verify(password, hash).unwrap_or(false),

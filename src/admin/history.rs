@@ -92,20 +92,23 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Starts taking samples.
-    pub(super) fn start(link: Link) -> History {
+    /// Takes samples once there is a server.
+    pub(super) fn start(link: &Link) -> History {
         let (stop, stopped) = bounded(0);
         let samples = Arc::new(Mutex::new(VecDeque::new()));
         let sink = Arc::clone(&samples);
-        let thread = std::thread::Builder::new().name("admin-history".to_owned());
-        // Without a thread there are no graphs; the pages are all the same.
-        let _ = thread.spawn(move || {
-            loop {
-                sample(&sink, &link, Instant::now());
-                if stopped.recv_timeout(STEP) != Err(RecvTimeoutError::Timeout) {
-                    return;
+        link.when_bound(move |link| {
+            let link = link.clone();
+            let thread = std::thread::Builder::new().name("admin-history".to_owned());
+            // Without a thread there are no graphs; the pages are all the same.
+            let _ = thread.spawn(move || {
+                loop {
+                    sample(&sink, &link, Instant::now());
+                    if stopped.recv_timeout(STEP) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
                 }
-            }
+            });
         });
         History {
             samples,

@@ -169,6 +169,17 @@ impl CountKey {
     }
 }
 
+impl CountKey {
+    /// The address, or the first of its prefix.
+    pub(super) fn address(self) -> IpAddr {
+        let bits = self
+            .0
+            .iter()
+            .fold(0, |bits, piece| bits << 32 | u128::from(*piece));
+        IpAddr::V6(bits.into()).to_canonical()
+    }
+}
+
 /// Climbs the rungs that look at the address alone. The first that refuses is the reason.
 pub fn clear(
     address: IpAddr,

@@ -103,6 +103,8 @@ struct Table {
     settings: LimitSettings,
     active: u32,
     by_address: HashMap<CountKey, u32>,
+    /// What other daemons have, as far as they have told; they bound it.
+    elsewhere: HashMap<CountKey, u32>,
 }
 
 impl Limits {
@@ -114,6 +116,7 @@ impl Limits {
                 settings,
                 active: 0,
                 by_address: HashMap::new(),
+                elsewhere: HashMap::new(),
             }),
             waiting: AtomicBool::new(false),
             on_release: RwLock::new(None),
@@ -138,11 +141,29 @@ impl Limits {
         self.table.lock().active
     }
 
-    /// Connections counted with `address`.
+    /// Connections of each address (for IPv6: each prefix) here.
+    pub(crate) fn counts(&self) -> Vec<(IpAddr, u32)> {
+        let table = self.table.lock();
+        let counts = table.by_address.iter();
+        counts.map(|(key, count)| (key.address(), *count)).collect()
+    }
+
+    /// How many connections addresses have on other daemons. They count for the limits per address.
+    pub(crate) fn set_elsewhere(&self, counts: &HashMap<IpAddr, u32>) {
+        let counts = counts.iter();
+        let counts = counts
+            .map(|(address, count)| (CountKey::new(*address, 128), *count))
+            .collect();
+        let old = std::mem::replace(&mut self.table.lock().elsewhere, counts);
+        drop(old);
+    }
+
+    /// Connections counted with `address`, those on other daemons among them.
     #[must_use]
     pub fn count_of(&self, address: IpAddr, ipv6_prefix: u8) -> u32 {
         let key = CountKey::new(address, ipv6_prefix);
-        self.table.lock().of_address(key)
+        let table = self.table.lock();
+        table.of_address(key).saturating_add(table.elsewhere(key))
     }
 
     /// Distinct addresses (for IPv6: prefixes) with a connection.
@@ -199,11 +220,19 @@ impl Table {
         self.by_address.get(&key).copied().unwrap_or(0)
     }
 
+    fn elsewhere(&self, key: CountKey) -> u32 {
+        if self.elsewhere.is_empty() {
+            return 0;
+        }
+        self.elsewhere.get(&key).copied().unwrap_or(0)
+    }
+
     fn take(&mut self, cleared: &Cleared) -> Option<Reason> {
         let of_address = self.of_address(cleared.key());
+        let in_all = of_address.saturating_add(self.elsewhere(cleared.key()));
         let refusal =
             self.settings
-                .refusal(cleared.class(), cleared.cluster(), self.active, of_address);
+                .refusal(cleared.class(), cleared.cluster(), self.active, in_all);
         if refusal.is_none() {
             // No overflow: active < channels, and no address has more than all have.
             self.active += 1;

@@ -10,6 +10,7 @@ mod explain;
 pub mod failures;
 pub mod ladder;
 pub mod limits;
+pub mod overload;
 pub mod rates;
 pub(crate) mod socket_filter;
 

@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
 
-use super::{Common, DONE, FAILED, USAGE};
+use super::{Common, DONE, FAILED, USAGE, complain};
 use crate::accounts::{self, Change, EditError};
 use crate::config;
 
@@ -49,16 +50,16 @@ pub(super) fn account(options: &Options) -> Result<ExitCode, ExitCode> {
     let (mut password, mut secret) = (None, None);
     if set.secret_stdin {
         let bytes = standard_input().map_err(unfit)?;
-        let text = String::from_utf8(bytes).map_err(|_| unfit("a secret is UTF-8 text"))?;
-        secret = Some(text);
+        let text = str::from_utf8(&bytes).map_err(|_| unfit("a secret is UTF-8 text"))?;
+        secret = Some(Zeroizing::new(text.to_owned()));
     } else if set.password_stdin {
         password = Some(standard_input().map_err(unfit)?);
     } else {
         password = Some(ask(&set.name).map_err(unfit)?);
     }
     let change = Change {
-        password: password.as_deref(),
-        secret: secret.as_deref(),
+        password: password.as_ref().map(|bytes| bytes.as_slice()),
+        secret: secret.as_ref().map(|text| text.as_str()),
         admin: set.admin,
     };
     match accounts::set(&file, &set.name, &change) {
@@ -75,18 +76,13 @@ pub(super) fn account(options: &Options) -> Result<ExitCode, ExitCode> {
     }
 }
 
-fn complain(errors: Vec<config::ConfigError>) -> ExitCode {
-    errors.iter().for_each(|error| eprintln!("{error}"));
-    ExitCode::from(USAGE)
-}
-
 fn unfit(message: impl std::fmt::Display) -> ExitCode {
     eprintln!("portreeve: {message}");
     ExitCode::from(USAGE)
 }
 
-fn standard_input() -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
+fn standard_input() -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut bytes = Zeroizing::new(Vec::new());
     let read = io::stdin().lock().take(MOST_INPUT).read_to_end(&mut bytes);
     read.map_err(|error| format!("cannot read standard input: {error}"))?;
     if bytes.last() == Some(&b'\n') {
@@ -99,17 +95,17 @@ fn standard_input() -> Result<Vec<u8>, String> {
 }
 
 /// Asks twice on the terminal, without showing what is typed.
-fn ask(name: &str) -> Result<Vec<u8>, String> {
+fn ask(name: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let prompt = |words: String| {
         rpassword::prompt_password(words)
             .map_err(|error| format!("no terminal to ask on ({error}); use --password-stdin"))
     };
-    let password = prompt(format!("Password for {name}: "))?;
+    let password = Zeroizing::new(prompt(format!("Password for {name}: "))?);
     if password.is_empty() {
         return Err("an empty password is refused".to_owned());
     }
-    if prompt("Again: ".to_owned())? != password {
+    if *Zeroizing::new(prompt("Again: ".to_owned())?) != *password {
         return Err("the two are not the same; nothing was changed".to_owned());
     }
-    Ok(password.into_bytes())
+    Ok(Zeroizing::new(password.as_bytes().to_vec()))
 }

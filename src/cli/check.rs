@@ -9,6 +9,7 @@ use crate::admission::ladder::Restriction;
 use crate::config::plan::{ListenerPlan, Protocol, SocketPlan};
 
 pub(super) fn check(common: &Common) -> Result<ExitCode, ExitCode> {
+    common.give_root_up()?;
     let plan = common.load()?;
     let mut rows = vec![
         [

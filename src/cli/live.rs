@@ -8,13 +8,21 @@ use clap::{Args, Subcommand};
 
 use super::{Common, DONE, check};
 use crate::control::Request;
-use crate::control::request::{Ban, Banned, Changed, ConnectionRow, Disconnected, Reloaded, Row};
+use crate::control::request::{
+    Ban, Banned, Changed, ConnectionRow, Disconnected, Reloaded, Row, Upgraded,
+};
 
 #[derive(Args)]
 pub(super) struct ReloadOptions {
     /// Only tell what would change, and which connections the new rules would refuse
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+pub(super) struct UpgradeOptions {
     #[command(flatten)]
     common: Common,
 }
@@ -108,6 +116,21 @@ struct RemoveOptions {
 }
 
 type Done = Result<ExitCode, ExitCode>;
+
+pub(super) fn upgrade(options: &UpgradeOptions) -> Done {
+    let upgraded: Upgraded = options.common.ask(&Request::Upgrade)?;
+    let Upgraded {
+        pid,
+        old_pid,
+        sockets,
+        staying,
+    } = upgraded;
+    say!("process {pid} serves on {sockets} sockets, in the place of process {old_pid}");
+    if staying > 0 {
+        say!("{staying} connections and exchanges stay with process {old_pid} until they end");
+    }
+    Ok(ExitCode::from(DONE))
+}
 
 pub(super) fn reload(options: &ReloadOptions) -> Done {
     let dry_run = options.dry_run;

@@ -80,5 +80,27 @@ pub(super) fn status(options: &Options) -> Result<ExitCode, ExitCode> {
         status.workers.busy,
         status.workers.total
     );
+    if let Some(overload) = status.overload.filter(|overload| overload.stage > 0) {
+        let cause = overload.cause.unwrap_or_default();
+        say!(
+            "overloaded: stage {} ({}) for {cause}",
+            overload.stage,
+            overload.name
+        );
+    }
+    if let Some(shared) = &status.shared {
+        match &shared.error {
+            None if shared.connected => say!(
+                "shared with {} other daemons, by {}",
+                shared.nodes,
+                shared.server
+            ),
+            why => say!(
+                "{} is away, this daemon is on its own: {}",
+                shared.server,
+                why.as_deref().unwrap_or("not reached yet")
+            ),
+        }
+    }
     Ok(ExitCode::from(DONE))
 }

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! From what the files say to what it means. Every error is collected.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::admission::limits::LimitSettings;
 use crate::admission::rates::{Rate, RateSettings};
 use crate::control::Link;
 use crate::modules::{self, Settings};
+use crate::privileges::RunAs;
+use crate::sandbox::{Need, Switches, What};
 use crate::tls::Domains;
 
 /// Where state is kept unless the file says otherwise, relative to it.
@@ -44,6 +47,16 @@ pub(super) fn plan(
         .get(server.state_dir, errors)
         .unwrap_or_else(|| STATE_DIR.to_owned());
     let drain = duration(text, server.drain, errors);
+    let upgrade_drain = duration(text, server.upgrade_drain, errors);
+    let memory = text.map(server.memory, errors, |memory: String| match memory
+        .parse::<bytesize::ByteSize>()
+    {
+        Ok(size) if size.0 >= 1 << 20 => Ok(size.0),
+        _ => Err(format!(
+            "expected a size like \"512MiB\", at least 1MiB, found {memory:?}"
+        )),
+    });
+    let shared = shared(text, server.shared, errors);
     let auto_ban = auto_ban(text, server.auto_ban, errors);
     let network = network(text, server.network, errors);
     let domains = domains::domains(
@@ -54,6 +67,8 @@ pub(super) fn plan(
         &mut notices,
     );
     let accounts = accounts(text, server.accounts, errors, &mut notices);
+    let run_as = run_as(text, server.run_as, errors);
+    let sandbox = sandbox(text, server.sandbox, errors);
     let state_dir = base.join(state_dir);
     let mut checked = Vec::new();
     let mut claims = Vec::new();
@@ -88,9 +103,84 @@ pub(super) fn plan(
         network: Arc::new(network),
         domains: Arc::new(domains),
         drain: drain.unwrap_or(defaults.drain),
+        upgrade_drain: upgrade_drain.unwrap_or(defaults.upgrade_drain),
+        memory,
+        shared,
         auto_ban,
+        run_as,
+        sandbox,
+        needs: Vec::new(),
         listeners: checked,
         notices,
+    })
+}
+
+/// Reads `run_as`.
+pub(super) fn run_as<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::RunAs<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<RunAs> {
+    let raw: raw::RunAs<'_> = text.read(field.raw()?, errors)?;
+    if !raw.user.is_set() {
+        text.complain(
+            field,
+            errors,
+            "expected a user: run_as: (user: \"portreeve\")",
+        );
+    }
+    let group = match raw.group.is_set() {
+        true => Some(text.get(raw.group, errors)?),
+        false => None,
+    };
+    text.map(raw.user, errors, |user: String| {
+        RunAs::find(&user, group.as_deref())
+    })
+}
+
+fn sandbox<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::Sandbox<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Switches {
+    let raw = field.raw().and_then(|raw| text.read(raw, errors));
+    let raw: raw::Sandbox<'_> = raw.unwrap_or_default();
+    Switches {
+        landlock: text.get(raw.landlock, errors),
+        seccomp: text.get(raw.seccomp, errors),
+        connect: text.get(raw.connect, errors).unwrap_or(true),
+    }
+}
+
+/// Where `sandbox: (connect: false)` stands in the way of a listener that has another server.
+pub(super) fn connections(sandbox: Switches, needs: &[Need], errors: &mut Vec<ConfigError>) {
+    let connects = |need: &&Need| matches!(need.what, What::Connect { .. });
+    for need in needs.iter().filter(connects).filter(|_| !sandbox.connect) {
+        let message = "there are no connections to other servers: sandbox has connect: false";
+        errors.push(ConfigError {
+            message: message.to_owned(),
+            ..need.place.clone()
+        });
+    }
+}
+
+/// Where news are exchanged with other daemons.
+fn shared<'a>(
+    text: Text<'a>,
+    field: Field<'a, raw::Shared<'a>>,
+    errors: &mut Vec<ConfigError>,
+) -> Option<String> {
+    let raw::Shared::Redis(url) = field.raw().and_then(|raw| text.read(raw, errors))?;
+    text.map(url, errors, |url: String| match redis::Client::open(&*url) {
+        Ok(client) => {
+            let by_name = match client.get_connection_info().addr() {
+                redis::ConnectionAddr::Tcp(host, _) => host.parse::<IpAddr>().is_err(),
+                _ => false,
+            };
+            text.need(field.raw().unwrap_or(text.text), What::Connect { by_name });
+            Ok(url)
+        }
+        Err(_) => Err("expected a URL like \"redis://:PASSWORD@192.0.2.1:6379/0\" or \"redis+unix:///run/redis.sock\"".to_owned()),
     })
 }
 
@@ -104,6 +194,7 @@ fn accounts<'a>(
     let Some(file) = accounts_file(text, field, errors) else {
         return Arc::default();
     };
+    text.need(field.raw().unwrap_or(text.text), What::File(file.clone()));
     if accounts::is_open_to_others(&file) {
         let message = format!("{}: others can read it; chmod 600 it", file.display());
         let offset = field.raw().map_or(0, |raw| text.offset(raw));
@@ -332,6 +423,9 @@ impl<'a> Check<'a, '_> {
             text.complain(tcp.module, self.errors, message);
             return (name, None);
         };
+        if name == "Imap" {
+            self.notice_few_connections(tcp);
+        }
         let module = build(&mut self.settings(settings));
         let protocol = module.map(|module| {
             let handshake_timeout = handshake_timeout.unwrap_or(Duration::from_secs(10));
@@ -447,6 +541,23 @@ impl<'a> Check<'a, '_> {
             accounts: self.accounts,
             errors: self.errors,
             notices: self.notices,
+        }
+    }
+
+    /// One client of IMAP has a connection for each mailbox that it watches.
+    fn notice_few_connections(&mut self, tcp: &raw::Tcp<'a>) {
+        for field in [tcp.limit_per_address, tcp.limit_non_clients] {
+            let mut quiet = Vec::new();
+            if self
+                .text
+                .get(field, &mut quiet)
+                .is_some_and(|limit| limit < 5)
+            {
+                self.notice(
+                    field,
+                    "IMAP clients open several connections; expected at least 5",
+                );
+            }
         }
     }
 

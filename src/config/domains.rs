@@ -122,8 +122,8 @@ impl<'a> Check<'a, '_> {
                 text.complain(field, self.errors, format!("Files needs a {key}"));
             }
         }
-        let chain = text.path(files.chain, self.errors);
-        let key = text.path(files.key, self.errors);
+        let chain = text.file_path(files.chain, self.errors);
+        let key = text.file_path(files.key, self.errors);
         let (chain, key) = (chain?, key?);
         let certificate = match Certificate::read(&chain, &key) {
             Ok(certificate) => certificate,

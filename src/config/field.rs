@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use super::ConfigError;
 use super::literal::Walk;
 use crate::admission::address_list::{AddressList, Source};
+use crate::sandbox::{Need, Needs, What};
 
 /// The reader's settings: what makes a RON file pleasant to write.
 fn options() -> Options {
@@ -29,6 +30,8 @@ fn options() -> Options {
 pub struct Text<'a> {
     pub(crate) file: &'a Path,
     pub(crate) text: &'a str,
+    /// Where what is needed beside sockets is noted.
+    needs: Option<&'a Needs>,
 }
 
 /// A key's value as it stands in the file, or nothing.
@@ -80,7 +83,25 @@ impl<'a, T> Field<'a, T> {
 
 impl<'a> Text<'a> {
     pub(crate) fn new(file: &'a Path, text: &'a str) -> Self {
-        Text { file, text }
+        Text {
+            file,
+            text,
+            needs: None,
+        }
+    }
+
+    /// The same, and what its keys need is noted.
+    pub(crate) fn noting(self, needs: &'a Needs) -> Self {
+        let needs = Some(needs);
+        Text { needs, ..self }
+    }
+
+    /// Notes that the piece of the text needs something.
+    pub(crate) fn need(&self, piece: &str, what: What) {
+        if let Some(needs) = self.needs {
+            let place = self.error(self.offset(piece), String::new());
+            needs.borrow_mut().push(Need { what, place });
+        }
     }
 
     /// Reads a value from a piece of the text.
@@ -159,6 +180,17 @@ impl<'a> Text<'a> {
         Some(self.file.parent().unwrap_or(Path::new("")).join(path))
     }
 
+    /// The same of a file that is read.
+    pub(crate) fn file_path(
+        &self,
+        field: Field<'a, String>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<PathBuf> {
+        let path = self.path(field, errors)?;
+        self.need(field.raw?, What::File(path.clone()));
+        Some(path)
+    }
+
     /// The address list in a string; its errors name their own lines.
     pub(crate) fn list(&self, raw: &'a str, errors: &mut Vec<ConfigError>) -> Option<AddressList> {
         let text: String = self.read(raw, errors)?;
@@ -171,7 +203,12 @@ impl<'a> Text<'a> {
             position: &position,
         };
         match AddressList::parse(&source) {
-            Ok(list) => Some(list),
+            Ok(list) => {
+                for file in list.files().filter(|file| *file != self.file) {
+                    self.need(raw, What::File(file.to_owned()));
+                }
+                Some(list)
+            }
             Err(bad) => {
                 errors.extend(bad.into_iter().map(|bad| ConfigError {
                     file: bad.file,

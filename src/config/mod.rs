@@ -25,6 +25,11 @@ use plan::Plan;
 pub(crate) use sockets::address;
 
 use crate::control::Link;
+use crate::privileges::RunAs;
+use crate::sandbox::{self, Needs};
+
+/// How EACCES reads at the end of a message.
+const FORBIDDEN: &str = "Permission denied (os error 13)";
 
 /// Something wrong in a configuration. Displays as `FILE:LINE:COLUMN: message`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,23 +107,59 @@ pub(crate) fn load_edited(
         }
         Err(error) => errors.push(error),
     }
-    let plan = match read(file) {
+    let needs = Needs::default();
+    let mut plan = match read(file) {
         Ok(text) => {
             let listeners = texts
                 .iter()
-                .map(|(path, text)| Text::new(path, text))
+                .map(|(path, text)| Text::new(path, text).noting(&needs))
                 .collect();
             let edited = edited.map(|(path, _)| path);
-            check::plan(Text::new(file, &text), listeners, link, edited, &mut errors)
+            let text = Text::new(file, &text).noting(&needs);
+            check::plan(text, listeners, link, edited, &mut errors)
         }
         Err(error) => {
             errors.push(unreadable(file, &error));
             None
         }
     };
+    hint(&mut errors);
+    let needs = needs.into_inner();
+    errors.extend(sandbox::complaints(&needs));
+    if let Some(plan) = &mut plan {
+        check::connections(plan.sandbox, &needs, &mut errors);
+        plan.needs = needs;
+    }
     match plan {
         Some(plan) if errors.is_empty() => Ok(plan),
         _ => Err(errors),
+    }
+}
+
+/// Says what the sandbox may have to do with it.
+fn hint(errors: &mut [ConfigError]) {
+    for error in errors {
+        if error.message.ends_with(FORBIDDEN) {
+            error.message += sandbox::hint();
+        }
+    }
+}
+
+/// Whom the daemon of this configuration runs as, whatever else is wrong in it.
+///
+/// # Errors
+/// The file cannot be read so far, or there is no such user.
+pub(crate) fn run_as(file: &Path) -> Result<Option<RunAs>, Vec<ConfigError>> {
+    let text = std::fs::read_to_string(file).map_err(|error| vec![unreadable(file, &error)])?;
+    let text = Text::new(file, &text);
+    let mut errors = Vec::new();
+    let server: Option<raw::Server<'_>> = text.read(text.text, &mut errors);
+    let run_as = server.and_then(|server| check::run_as(text, server.run_as, &mut errors));
+    if errors.is_empty() {
+        Ok(run_as)
+    } else {
+        hint(&mut errors);
+        Err(errors)
     }
 }
 
@@ -157,7 +198,7 @@ pub fn accounts_file(file: &Path) -> Result<PathBuf, Vec<ConfigError>> {
 }
 
 /// Checks texts that are in no file.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn load_texts(server: &str, listener: &str) -> Result<Plan, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let server = Text::new(Path::new("nowhere/portreeve.ron"), server);

@@ -3,7 +3,7 @@
 //! The rest of the program sees nothing else of the configuration.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,10 @@ use crate::admission::address_list::AddressList;
 use crate::admission::ladder::Restriction;
 use crate::admission::limits::LimitSettings;
 use crate::admission::rates::RateSettings;
+use crate::config::ConfigError;
 use crate::control::Link;
+use crate::privileges::RunAs;
+use crate::sandbox::{Need, Switches, What};
 use crate::session::{DatagramModule, Module};
 use crate::tls::{ClientAuthority, Domains};
 
@@ -32,8 +35,22 @@ pub struct Plan {
     pub domains: Arc<Domains>,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
+    /// How long connections may go on in the old process after an upgrade.
+    pub upgrade_drain: Duration,
+    /// How much memory, in bytes, the stages of overload keep the daemon under; `None` is what its control group
+    /// allows.
+    pub memory: Option<u64>,
+    /// The URL of a Redis or Valkey server by which daemons know bans and counts together.
+    pub shared: Option<String>,
     /// Bans for misdeeds that modules report; `None` makes none.
     pub auto_ban: Option<AutoBan>,
+    /// Whom the daemon runs as; `None` is whoever started it. [`portreeve run`](crate::cli) sees to it, no
+    /// server does.
+    pub run_as: Option<RunAs>,
+    /// What the process may still do when it serves; put in force by [`sandbox::enter`](crate::sandbox::enter).
+    pub sandbox: Switches,
+    /// What the files ask for beside sockets.
+    pub(crate) needs: Vec<Need>,
     /// Listeners by name, in the order of their names.
     pub listeners: Vec<ListenerPlan>,
     /// Remarks that are no errors, as `FILE:LINE:COLUMN: message`.
@@ -50,7 +67,13 @@ impl Default for Plan {
             network: Arc::new(Network::default()),
             domains: Arc::default(),
             drain: Duration::from_secs(10),
+            upgrade_drain: Duration::from_secs(3600),
+            memory: None,
+            shared: None,
             auto_ban: None,
+            run_as: None,
+            sandbox: Switches::default(),
+            needs: Vec::new(),
             listeners: Vec::new(),
             notices: Vec::new(),
         }
@@ -62,6 +85,23 @@ impl Plan {
     #[must_use]
     pub fn listen(mut self, listener: ListenerPlan) -> Self {
         self.listeners.push(listener);
+        self
+    }
+}
+
+impl Plan {
+    /// The same, and the sandbox lets a file be made where `file` is.
+    pub(crate) fn writing_beside(mut self, file: &Path) -> Self {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        self.needs.push(Need {
+            what: What::Writable(Path::new(".").join(folder)),
+            place: ConfigError {
+                file: file.to_owned(),
+                line: 1,
+                column: 1,
+                message: String::new(),
+            },
+        });
         self
     }
 }

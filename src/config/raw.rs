@@ -24,7 +24,46 @@ pub(super) struct Server<'a> {
     #[serde(borrow, default)]
     pub(super) drain: Field<'a, String>,
     #[serde(borrow, default)]
+    pub(super) upgrade_drain: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) memory: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) shared: Field<'a, Shared<'a>>,
+    #[serde(borrow, default)]
     pub(super) auto_ban: Field<'a, AutoBan<'a>>,
+    #[serde(borrow, default)]
+    pub(super) run_as: Field<'a, RunAs<'a>>,
+    #[serde(borrow, default)]
+    pub(super) sandbox: Field<'a, Sandbox<'a>>,
+}
+
+/// `run_as: (..)`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunAs<'a> {
+    #[serde(borrow, default)]
+    pub(super) user: Field<'a, String>,
+    #[serde(borrow, default)]
+    pub(super) group: Field<'a, String>,
+}
+
+/// `sandbox: (..)`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sandbox<'a> {
+    #[serde(borrow, default)]
+    pub(super) landlock: Field<'a, bool>,
+    #[serde(borrow, default)]
+    pub(super) seccomp: Field<'a, bool>,
+    #[serde(borrow, default)]
+    pub(super) connect: Field<'a, bool>,
+}
+
+/// `shared: ..`.
+#[derive(Deserialize)]
+pub(super) enum Shared<'a> {
+    #[serde(borrow)]
+    Redis(Field<'a, String>),
 }
 
 /// `auto_ban: (..)`.

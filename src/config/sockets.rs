@@ -139,7 +139,7 @@ impl<'a> Check<'a, '_> {
     }
 
     fn client_ca(&mut self, field: Field<'a, String>, tls: TlsMode) -> Option<ClientAuthority> {
-        let file = self.text.path(field, self.errors)?;
+        let file = self.text.file_path(field, self.errors)?;
         if tls == TlsMode::Ext {
             let message = "on a tls: Ext socket something in front asks for certificates, not we";
             self.text.complain(field, self.errors, message);

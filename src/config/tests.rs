@@ -51,6 +51,19 @@ fn the_demo_is_without_fault() {
 }
 
 #[test]
+fn few_connections_for_imap_earn_a_warning() {
+    let listener = |module: &str| {
+        let text = format!(
+            "Tcp(module: {module}, limit_per_address: 5, limit_non_clients: 4, sockets: [])"
+        );
+        let plan = super::load_texts("()", &text).unwrap();
+        let few = plan.notices.iter().filter(|it| it.contains("at least 5"));
+        few.count()
+    };
+    assert_eq!((listener("Imap"), listener("Pop")), (1, 0));
+}
+
+#[test]
 fn every_key_stands_on_the_page_and_every_key_of_the_page_exists() {
     let page = std::fs::read_to_string("docs/configuration.md").unwrap();
     let raw = [include_str!("raw.rs"), include_str!("../accounts/file.rs")];

@@ -2,6 +2,7 @@
 //! The parts of a connection under any bytes, in any pieces. No socket.
 
 use std::io::{self, Cursor, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -295,13 +296,14 @@ impl Link {
 }
 
 /// Listeners whose modules need nothing beside them.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 7] = [
     "Echo",
     "Discard",
     "Daytime",
     "Smtp(domains: [\"a.test\"])",
     "Pop",
     "Http(root: \"/usr/share\")",
+    "Imap",
 ];
 
 static SESSIONS: LazyLock<Vec<Arc<dyn Module>>> =
@@ -333,6 +335,17 @@ pub fn session(bytes: &[u8]) {
     assert!(whole == pieces, "{}: {whole:?} {pieces:?}", MODULES[module]);
 }
 
+/// The same for a module of the caller's, in pieces as long as the first byte says.
+pub(crate) fn pieces(module: &Arc<dyn Module>, input: &[u8]) {
+    let piece = usize::from(input.first().copied().unwrap_or_default()) + 1;
+    let peer = test_peer();
+    let (whole, pieces) = (
+        converse(module, &peer, input, usize::MAX),
+        converse(module, &peer, input, piece),
+    );
+    assert!(whole == pieces, "{whole:?} {pieces:?}");
+}
+
 /// What a session says, and whether it closed before the peer did. What waits for the clock need not wait.
 pub(crate) fn converse(
     module: &Arc<dyn Module>,
@@ -341,7 +354,11 @@ pub(crate) fn converse(
     piece: usize,
 ) -> (Vec<u8>, bool) {
     let now = Instant::now();
-    let mut waker = || Waker::new(|| {});
+    let woken = Arc::new(AtomicBool::new(false));
+    let mut waker = || {
+        let woken = Arc::clone(&woken);
+        Waker::new(move || woken.store(true, Ordering::Relaxed))
+    };
     let mut around = Surroundings {
         peer,
         now,
@@ -358,6 +375,9 @@ pub(crate) fn converse(
         }
         loop {
             said.extend(driver.output.take_all().expect("memory"));
+            if woken.swap(false, Ordering::Relaxed) {
+                driver.request_wake();
+            }
             if let Wait::Work(work) = &mut driver.wait
                 && let Some(work) = work.take()
             {
@@ -367,7 +387,7 @@ pub(crate) fn converse(
                 if !driver.step(&mut around) {
                     break;
                 }
-            } else if !driver.step(&mut around) {
+            } else if !driver.step(&mut around) && !woken.load(Ordering::Relaxed) {
                 break;
             }
         }

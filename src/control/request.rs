@@ -22,6 +22,9 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Starts the program as it is on disk now in this one's place, with the listening sockets. The answer is an
+    /// [`Upgraded`], once the new process serves; an error when it cannot, and then nothing has changed.
+    Upgrade,
     /// Keeps an address or network out for a time, and closes its connections. The answer is a [`Banned`].
     Ban {
         /// An address or CIDR. A single IPv6 address stands for its prefix of `ipv6_prefix` bits.
@@ -164,6 +167,19 @@ pub struct Reloaded {
     pub notices: Vec<String>,
     /// Connections open now that the new rules would refuse; they stay open. Filled by a dry run.
     pub would_refuse: Vec<WouldRefuse>,
+}
+
+/// The answer to [`Request::Upgrade`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The process that serves from now on.
+    pub pid: u32,
+    /// The process that did.
+    pub old_pid: u32,
+    /// Sockets that were handed over.
+    pub sockets: usize,
+    /// Connections and exchanges that the old process goes on with.
+    pub staying: usize,
 }
 
 /// A connection that would not be let in again.

@@ -14,7 +14,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 
-use super::{Commands, MAX_REQUEST, Request, Response, parse};
+use super::{Commands, MAX_REQUEST, Parting, Request, Response, parse};
 use crate::patience;
 
 /// Callers at once. More wait in the backlog, each at most a deadline or two.
@@ -27,20 +27,21 @@ const WAKE: Token = Token(0);
 const LISTENER: Token = Token(1);
 const FIRST_CALLER: usize = 2;
 
-/// Starts the thread; it ends when `stop` is set and the waker was used.
+/// Starts the thread; it ends when `stop` is set and the waker was used, which is put into `parting`.
 pub(super) fn start(
     mut listener: UnixListener,
     commands: Arc<dyn Commands>,
-    stop: Arc<AtomicBool>,
+    (stop, parting): (Arc<AtomicBool>, Arc<Parting>),
     deadline: Duration,
-) -> io::Result<(Waker, JoinHandle<()>)> {
+) -> io::Result<JoinHandle<()>> {
     let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), WAKE)?;
+    let _ = parting.waker.set(Waker::new(poll.registry(), WAKE)?);
     poll.registry()
         .register(&mut listener, LISTENER, Interest::READABLE)?;
     let desk = Desk {
         poll,
-        listener,
+        listener: Some(listener),
+        parting,
         commands,
         deadline,
         callers: BTreeMap::new(),
@@ -54,12 +55,14 @@ pub(super) fn start(
                 log::error!("the control socket is closed: {error}");
             }
         })?;
-    Ok((waker, thread))
+    Ok(thread)
 }
 
 struct Desk {
     poll: Poll,
-    listener: UnixListener,
+    /// `None` once it was given away.
+    listener: Option<UnixListener>,
+    parting: Arc<Parting>,
     commands: Arc<dyn Commands>,
     deadline: Duration,
     callers: BTreeMap<usize, Caller>,
@@ -98,8 +101,18 @@ impl Desk {
     }
 
     fn accept(&mut self) {
+        if self.parting.has_left()
+            && let Some(mut listener) = self.listener.take()
+        {
+            // The other process has it too, so that closing it would not end its events.
+            let _ = self.poll.registry().deregister(&mut listener);
+        }
         while self.more_to_accept && self.callers.len() < MAX_CALLERS {
-            match self.listener.accept() {
+            let Some(listener) = &self.listener else {
+                self.more_to_accept = false;
+                return;
+            };
+            match listener.accept() {
                 Ok((stream, _)) => self.admit(stream),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

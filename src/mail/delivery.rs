@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,7 +23,7 @@ pub struct Delivery {
 }
 
 /// A name that no other message has: the time, the process, a count, the machine.
-fn unique(now: SystemTime) -> String {
+pub(super) fn unique(now: SystemTime) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     static HOST: LazyLock<String> = LazyLock::new(host);
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -101,6 +101,30 @@ impl Delivery {
             watch::wake(mailbox.path());
         }
         Ok(())
+    }
+
+    /// Makes the draft durable, then lets `place` put it where it belongs: it gets the draft's file and the name that
+    /// the message is to have, without flags. `received` is when the message counts as received.
+    ///
+    /// # Errors
+    /// The disk refuses, or `place` does.
+    pub fn hand_over<T>(
+        self,
+        received: Option<SystemTime>,
+        place: impl FnOnce(&Path, String) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if let Some(at) = received {
+            self.file.set_modified(at)?;
+        }
+        self.file.sync_all()?;
+        let name = format!("{},S={},W={}", self.name, self.size, self.size);
+        place(&self.draft, name)
+    }
+
+    /// How many bytes were written.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     fn place(&self, name: &str, placed: &mut Vec<PathBuf>) -> io::Result<()> {

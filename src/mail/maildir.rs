@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, ErrorKind, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -83,7 +83,7 @@ impl Message {
     }
 
     /// When it was delivered, in seconds since 1970, and then by the name: the order of a folder.
-    fn order(&self) -> (u64, &OsStr) {
+    pub(super) fn order(&self) -> (u64, &OsStr) {
         let unique = self.unique();
         let digits = unique.as_bytes().split(|byte| !byte.is_ascii_digit());
         let seconds = digits.into_iter().next().unwrap_or_default();
@@ -157,8 +157,17 @@ impl Maildir {
     /// A directory cannot be read. A mailbox that is not there yet is empty.
     pub fn messages(&self) -> io::Result<Vec<Message>> {
         self.remove_stale();
+        let mut messages = self.list()?;
+        // Of one that moved, the later place counts.
+        messages.sort_by(|a, b| a.order().cmp(&b.order()).then(a.is_new.cmp(&b.is_new)));
+        messages.dedup_by(|a, b| a.unique() == b.unique());
+        Ok(messages)
+    }
+
+    /// The messages in no order; one that moves meanwhile may be there twice.
+    pub(super) fn list(&self) -> io::Result<Vec<Message>> {
         let mut messages = Vec::new();
-        // A client that moves a message from new to cur meanwhile must not make it appear twice or never.
+        // A client that moves a message from new to cur meanwhile must not make it appear never.
         for is_new in [true, false] {
             let part = self.part(is_new);
             let entries = match fs::read_dir(part) {
@@ -172,9 +181,6 @@ impl Maildir {
                 }
             }
         }
-        // Of one that moved, the later place counts.
-        messages.sort_by(|a, b| a.order().cmp(&b.order()).then(a.is_new.cmp(&b.is_new)));
-        messages.dedup_by(|a, b| a.unique() == b.unique());
         Ok(messages)
     }
 
@@ -247,7 +253,7 @@ impl Maildir {
     }
 
     /// The file of a message.
-    fn file(&self, message: &Message) -> PathBuf {
+    pub(super) fn file(&self, message: &Message) -> PathBuf {
         self.part(message.is_new).join(&message.file)
     }
 
@@ -258,7 +264,7 @@ impl Maildir {
 
     /// Removes drafts that nobody writes any more, as the convention asks of readers. What cannot be removed
     /// stays: it harms nobody.
-    fn remove_stale(&self) {
+    pub(super) fn remove_stale(&self) {
         let Ok(entries) = fs::read_dir(self.path.join("tmp")) else {
             return;
         };
@@ -280,8 +286,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 
 /// The name of this machine as it stands in the names of messages.
 pub(crate) fn host() -> String {
-    let name = fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = OsString::from_vec(name.trim_ascii().to_vec());
+    let name = nix::unistd::gethostname().unwrap_or_default();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
     let name: String = name
         .to_string_lossy()

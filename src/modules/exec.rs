@@ -15,6 +15,7 @@ use x509_parser::parse_x509_certificate;
 
 use super::{ModuleEntry, Settings};
 use crate::config::field::Field;
+use crate::sandbox::What;
 use crate::session::{
     Context, Event, Module, Next, Peer, Program, Security, Session, TlsFacts, User,
 };
@@ -55,6 +56,7 @@ impl Exec {
             Some(file) => runnable(Path::new(file)).map(|()| command),
             None => Err("expected a program and its arguments, found none".to_owned()),
         });
+        settings.need(keys.command, What::Programs);
         let user = match keys.user.is_set() {
             true => Some(settings.map(keys.user, |name: String| user(&name))?),
             false => None,
@@ -108,7 +110,9 @@ fn user(name: &str) -> Result<User, String> {
     let user = found.ok_or_else(|| format!("this system has no user {name}"))?;
     let own = Uid::effective();
     if !own.is_root() && own != user.uid {
-        return Err(format!("only root may run programs as {name}"));
+        return Err(format!(
+            "only root may run programs as {name}, and this process is user {own}, as run_as may have it"
+        ));
     }
     Ok(User {
         name: user.name,

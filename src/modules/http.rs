@@ -14,6 +14,7 @@ use crate::http::files::Files;
 use crate::http::forward::Forward;
 use crate::http::framing::Framing;
 use crate::http::{Answer, Around, Limits, Request, Response, Server, Service};
+use crate::sandbox::What;
 use crate::session::{Class, Module};
 use crate::upstream::{Place, Pool};
 
@@ -124,6 +125,9 @@ impl Site {
                 })
                 .ok()
         };
+        if let Some(root) = &root {
+            settings.need(keys.root, What::Directory(root.clone()));
+        }
         if let (true, Some(raw)) = (keys.root.is_set(), keys.upstream.raw()) {
             let offset = settings.text.offset(raw);
             let message = "expected a root or an upstream, found both".to_owned();
@@ -136,6 +140,9 @@ impl Site {
             }
         });
         let log = settings.map(keys.access_log, |path| log_file(beside.join(path)));
+        if let Some(folder) = log.as_deref().and_then(Path::parent) {
+            settings.need(keys.access_log, What::Writable(folder.to_owned()));
+        }
         let https = settings.map(keys.redirect_to_https, |to| match to {
             ToHttps::Switch(on) => Ok(on.then_some(443)),
             ToHttps::Port(0) => Err("expected true or a port from 1 to 65535, found 0".to_owned()),
@@ -204,7 +211,9 @@ fn forward<'a>(settings: &mut Settings<'a, '_>, keys: &Keys<'a>) -> Option<Arc<F
         .trusted
         .raw()
         .and_then(|raw| settings.text.list(raw, settings.errors));
-    let pool = Pool::new(places?, connect);
+    let places = places?;
+    settings.connects(keys.upstream, &places);
+    let pool = Pool::new(places, connect);
     Some(Arc::new(Forward::new(
         pool,
         trusted.unwrap_or_default(),

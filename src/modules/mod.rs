@@ -8,9 +8,12 @@ mod echo;
 mod exec;
 pub(crate) mod forward;
 mod http;
+pub(crate) mod imap;
+pub(crate) mod ldap;
 mod pop;
-mod proxy;
+pub(crate) mod proxy;
 pub(crate) mod radius;
+pub(crate) mod sip;
 mod smtp;
 pub(crate) mod snmp;
 pub(crate) mod tftp;
@@ -28,6 +31,7 @@ use crate::admission::address_list::AddressList;
 use crate::config::field::{Field, Text};
 use crate::config::{ConfigError, duration};
 use crate::control::Link;
+use crate::sandbox::What;
 use crate::session::{DatagramModule, Module};
 use crate::upstream::Place;
 
@@ -59,9 +63,12 @@ pub const TABLE: &[ModuleEntry] = &[
     exec::ENTRY,
     forward::ENTRY,
     http::ENTRY,
+    imap::ENTRY,
+    ldap::ENTRY,
     pop::ENTRY,
     proxy::ENTRY,
     radius::ENTRY,
+    sip::ENTRY,
     smtp::ENTRY,
     snmp::ENTRY,
     tftp::ENTRY,
@@ -115,7 +122,20 @@ impl<'a> Settings<'a, '_> {
 
     /// Another server, as in `"host:port"`.
     pub(crate) fn upstream(&mut self, field: Field<'a, String>) -> Option<Place> {
-        self.map(field, |place: String| place.parse())
+        let place: Place = self.map(field, |place: String| place.parse())?;
+        self.connects(field, std::slice::from_ref(&place));
+        Some(place)
+    }
+
+    /// Notes that the key's value makes us connect to other servers.
+    pub(crate) fn connects<T>(&self, field: Field<'a, T>, places: &[Place]) {
+        let by_name = places.iter().any(|place| matches!(place, Place::Name(..)));
+        self.need(field, What::Connect { by_name });
+    }
+
+    /// Notes what a key's value needs beside sockets; see [`What`].
+    pub(crate) fn need<T>(&self, field: Field<'a, T>, what: What) {
+        self.text.need(field.raw().unwrap_or(self.settings), what);
     }
 
     /// An error at a key's value.
@@ -176,7 +196,10 @@ impl<'a> Settings<'a, '_> {
             .into_iter()
             .map(|row| self.text.map(row, self.errors, |place| place.parse()));
         // All of them first, so that each wrong one is reported.
-        places.collect::<Vec<_>>().into_iter().collect()
+        let places: Option<Vec<Place>> = places.collect::<Vec<_>>().into_iter().collect();
+        let places = places?;
+        self.connects(field, &places);
+        Some(places)
     }
 
     /// A size like `"25MiB"`, in bytes.
@@ -194,12 +217,23 @@ impl<'a> Settings<'a, '_> {
             false => self.text.file.parent().unwrap_or(Path::new("")).join(usual),
         };
         if path.is_dir() {
+            self.need(field, What::Directory(path.clone()));
             return Some(path);
         }
         let offset = self.text.offset(field.raw().unwrap_or(self.settings));
         let message = format!("expected a directory, found none at {}", path.display());
         self.errors.push(self.text.error(offset, message));
         None
+    }
+
+    /// A file's path, relative to the file of the settings; `usual` when the key is absent.
+    pub(crate) fn file(&mut self, field: Field<'a, String>, usual: &str) -> Option<PathBuf> {
+        let path = match field.is_set() {
+            true => self.text.path(field, self.errors)?,
+            false => self.text.file.parent().unwrap_or(Path::new("")).join(usual),
+        };
+        self.need(field, What::File(path.clone()));
+        Some(path)
     }
 
     /// Bits of an IPv6 address that are counted as one.

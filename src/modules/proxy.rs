@@ -35,14 +35,14 @@ struct Keys<'a> {
 
 /// The version of the header that upstreams are sent.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub(super) enum SendProxy {
+pub(crate) enum SendProxy {
     V1,
     V2,
 }
 
 impl SendProxy {
     /// The header that tells who connected.
-    pub(super) fn header(self, peer: &Peer) -> Vec<u8> {
+    pub(crate) fn header(self, peer: &Peer) -> Vec<u8> {
         match self {
             SendProxy::V1 => write_v1(peer.remote, peer.local),
             SendProxy::V2 => write_v2(peer.remote, peer.local, authority(peer)),
@@ -54,7 +54,7 @@ impl SendProxy {
 ///
 /// # Errors
 /// No upstream can be reached, in words.
-pub(super) fn open_line(
+pub(crate) fn open_line(
     pool: &Arc<Pool>,
     send_proxy: Option<SendProxy>,
     cx: &mut Context<'_>,

@@ -110,7 +110,8 @@ impl Poller {
         };
         let turned = baton.turn(receiver, until, |token| self.heed(token));
         self.resting.store(false, Ordering::SeqCst);
-        let chatter = !baton.events.is_empty() && queue.len() == 0;
+        let heard = !baton.events.is_empty() && baton.poll_loop.is_drained();
+        let chatter = heard && queue.len() == 0;
         self.chatter.store(chatter, Ordering::Relaxed);
         turned.map(|()| baton)
     }

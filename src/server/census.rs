@@ -98,6 +98,12 @@ impl Facts {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// Payload bytes in both directions.
+    pub(crate) fn moved(&self) -> u64 {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        load(&self.received).wrapping_add(load(&self.sent))
+    }
+
     pub(crate) fn note(&self, received: u64, sent: u64, phase: Phase) {
         self.received.store(received, Ordering::Relaxed);
         self.sent.store(sent, Ordering::Relaxed);

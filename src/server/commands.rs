@@ -28,6 +28,7 @@ impl Commands for Shared {
             Request::Status => Response::of(&self.status()),
             Request::Metrics => Response::of(&self.metrics()),
             Request::Reload { dry_run } => self.reload(*dry_run),
+            Request::Upgrade => changed(self.upgrade()),
             Request::Ban { address, lasts } => respond(self.ban(address, lasts.as_deref())),
             Request::Unban { address } => respond(self.unban(address)),
             Request::Bans => Response::of(&self.bans()),

@@ -16,6 +16,7 @@ use super::datagrams::{Batch, UdpSockets};
 use super::exchanges;
 use super::parked::{Key, Parked, Signals};
 use super::preface::Preface;
+use super::pressure::Pressure;
 use super::queue::Queue;
 use super::reaper::Reaper;
 use crate::connection::{Connection, Lingering};
@@ -63,6 +64,7 @@ pub(crate) struct Core {
     pub(super) busy: AtomicUsize,
     lingering: AtomicUsize,
     pub(crate) draining: AtomicBool,
+    pub(crate) pressure: Pressure,
     pub(crate) poller: Poller,
     reaper: Reaper,
 }
@@ -159,6 +161,7 @@ impl Core {
             busy: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            pressure: Pressure::default(),
             poller: Poller::default(),
             reaper: Reaper::start()?,
         })
@@ -171,8 +174,15 @@ impl Core {
         self.queue.push(Task::Turn(resident, signals));
     }
 
-    /// Queues a batch of datagrams.
+    /// Queues a batch of datagrams, or has it wait for those that it must not overtake.
     pub(crate) fn enqueue_datagrams(&self, batch: Box<Batch>) {
+        if let Some(batch) = batch.step_forward() {
+            self.enqueue_next(batch);
+        }
+    }
+
+    /// Queues a batch that overtakes none.
+    pub(crate) fn enqueue_next(&self, batch: Box<Batch>) {
         self.queued.fetch_add(1, Ordering::AcqRel);
         self.queue.push(Task::Datagrams(batch));
     }

@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
 //! Datagrams from the poll loop to a module and back.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -14,7 +15,7 @@ use super::exchanges;
 use super::filters::Filtered;
 use super::listener::UdpListener;
 use super::udp_io;
-use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Route};
+use crate::session::datagram::{DatagramContext, DatagramWork, Outbox, Outlet, Route, Sockets};
 use crate::session::{Class, Datagram, Lane};
 
 /// One UDP listener and its sockets through all its configurations, shared with the workers that answer.
@@ -32,12 +33,24 @@ pub(crate) struct UdpSockets {
     pub(crate) exchanges: Arc<AtomicUsize>,
     pub(crate) most_exchanges: usize,
     pub(crate) alarms: parking_lot::Mutex<Vec<(Instant, u64)>>,
+    outlet: OnceLock<Outlet>,
+    in_line: parking_lot::Mutex<InLine>,
+}
+
+/// Batches of a module that takes them in order. Bounded with the others by [`MOST_BATCHES`].
+#[derive(Default)]
+struct InLine {
+    /// One is in the queue or with a worker.
+    running: bool,
+    behind: VecDeque<Box<Batch>>,
 }
 
 /// A bound UDP socket.
 pub(crate) struct UdpPort {
     pub(crate) socket: mio::net::UdpSocket,
     pub(crate) ipv6: bool,
+    /// Where it is bound, with the port that the system chose.
+    pub(crate) bound: SocketAddr,
     /// The port and address of its configuration.
     pub(crate) place: (u16, Option<IpAddr>),
     pub(crate) filtered: Filtered,
@@ -53,6 +66,8 @@ pub(crate) struct Batch {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     alarms: Vec<u64>,
+    /// The module takes one after the other.
+    in_order: bool,
 }
 
 struct Entry {
@@ -70,7 +85,28 @@ impl Batch {
             entries: Vec::new(),
             bytes: Vec::new(),
             alarms: Vec::new(),
+            in_order: group.listener.load().module.in_order(),
         }
+    }
+
+    /// The batch, if it may go now; otherwise it goes when those before it have ended.
+    pub(crate) fn step_forward(self: Box<Self>) -> Option<Box<Batch>> {
+        if !self.in_order {
+            return Some(self);
+        }
+        let group = Arc::clone(&self.group);
+        let mut line = group.in_line.lock();
+        if line.running {
+            line.behind.push_back(self);
+            return None;
+        }
+        line.running = true;
+        Some(self)
+    }
+
+    /// Whose line the next batch stands in, once this one has ended.
+    pub(crate) fn line(&self) -> Option<Arc<UdpSockets>> {
+        self.in_order.then(|| Arc::clone(&self.group))
     }
 
     pub(crate) fn listener_name(&self) -> Arc<str> {
@@ -190,7 +226,17 @@ impl UdpSockets {
             exchanges: Arc::new(AtomicUsize::new(0)),
             most_exchanges: exchanges::most(descriptors::raise()),
             alarms: parking_lot::Mutex::new(Vec::new()),
+            outlet: OnceLock::new(),
+            in_line: parking_lot::Mutex::default(),
         }
+    }
+
+    /// A batch in line has ended: the next one.
+    pub(crate) fn next_in_line(&self) -> Option<Box<Batch>> {
+        let mut line = self.in_line.lock();
+        let next = line.behind.pop_front();
+        line.running = next.is_some();
+        next
     }
 
     /// Lets the poll loop call the module at those times.
@@ -225,5 +271,81 @@ impl UdpSockets {
                 }
             }
         }
+    }
+}
+
+/// The outside of a listener's sockets; they end without it.
+struct Door(Weak<UdpSockets>);
+
+impl UdpSockets {
+    /// For the module, to send from elsewhere.
+    pub(crate) fn outlet(self: &Arc<Self>) -> &Outlet {
+        self.outlet
+            .get_or_init(|| Outlet::new(Door(Arc::downgrade(self))))
+    }
+}
+
+impl Door {
+    fn group(&self) -> Option<Arc<UdpSockets>> {
+        let group = self.0.upgrade()?;
+        (!group.gone.load(Ordering::Acquire)).then_some(group)
+    }
+}
+
+impl Sockets for Door {
+    fn local(&self, route: Route) -> Option<SocketAddr> {
+        let group = self.group()?;
+        let bound = group
+            .ports
+            .load()
+            .get(route.socket as usize)?
+            .as_ref()?
+            .bound;
+        let address = route.local.unwrap_or(bound.ip()).to_canonical();
+        Some(SocketAddr::new(address, bound.port()))
+    }
+
+    fn towards(&self, local: SocketAddr, to: SocketAddr) -> Option<Route> {
+        let group = self.group()?;
+        let ports = group.ports.load();
+        let open = (0..).zip(ports.iter());
+        let open = open.filter_map(|(number, port)| Some((number, port.as_ref()?)));
+        let reaching = open.filter(|(_, port)| port.reaches(to.ip()));
+        let chosen = reaching.min_by_key(|(_, port)| !port.is_at(local))?;
+        let (socket, port) = chosen;
+        Some(Route {
+            remote: to,
+            local: Some(local.ip())
+                .filter(|_| port.is_at(local) && port.bound.ip().is_unspecified()),
+            socket,
+        })
+    }
+
+    fn send(&self, outbox: Outbox) {
+        if let Some(group) = self.group() {
+            group.send(outbox);
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.group().is_some()
+    }
+}
+
+impl UdpPort {
+    /// Whether datagrams to there may leave from here: of the same family, and loopback or not as it is.
+    fn reaches(&self, to: IpAddr) -> bool {
+        let own = self.bound.ip().to_canonical();
+        match own.is_unspecified() {
+            true => self.ipv6 || to.is_ipv4(),
+            false => own.is_ipv4() == to.is_ipv4() && own.is_loopback() == to.is_loopback(),
+        }
+    }
+
+    /// Whether datagrams to that address and port come in here.
+    fn is_at(&self, local: SocketAddr) -> bool {
+        let own = self.bound.ip().to_canonical();
+        let fits = own == local.ip() || own.is_unspecified() && (self.ipv6 || local.is_ipv4());
+        fits && self.bound.port() == local.port()
     }
 }

@@ -36,6 +36,19 @@ pub(super) fn between(
         let drain = humantime::format_duration(next.drain);
         lines.push(format!("drain is {drain}"));
     }
+    if old.memory != next.memory {
+        let memory = next
+            .memory
+            .map(|bytes| bytesize::ByteSize(bytes).to_string());
+        lines.push(format!(
+            "memory is {}",
+            memory.unwrap_or_else(|| "not bounded".to_owned())
+        ));
+    }
+    if old.upgrade_drain != next.upgrade_drain {
+        let drain = humantime::format_duration(next.upgrade_drain);
+        lines.push(format!("upgrade_drain is {drain}"));
+    }
     if format!("{:?}", old.auto_ban) != format!("{:?}", next.auto_ban) {
         lines.push("auto_ban has other rules".to_owned());
     }

@@ -17,6 +17,13 @@ use crate::admission::socket_filter::{Family, SocketFilter, compile};
 #[derive(Debug, Default)]
 pub(crate) struct Filtered(AtomicBool);
 
+impl Filtered {
+    /// One that another process has opened may have that one's.
+    pub(super) fn by_others() -> Self {
+        Filtered(AtomicBool::new(true))
+    }
+}
+
 /// What is to be on sockets once a change is in force.
 #[derive(Default)]
 pub(super) struct Filters(Vec<(Arc<UdpPort>, Arc<UdpListener>, SocketFilter)>);
@@ -89,7 +96,11 @@ fn put(port: &UdpPort, filter: &SocketFilter) -> io::Result<()> {
         Some(Ok(())) => filtered.store(true, Ordering::Relaxed),
         failed => {
             if filtered.swap(false, Ordering::Relaxed) {
-                socket.detach_filter()?;
+                match socket.detach_filter() {
+                    // There was none, on one that another process has opened.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    detached => detached?,
+                }
             }
             failed.transpose()?;
         }

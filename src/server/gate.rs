@@ -158,6 +158,10 @@ impl Gate {
             Ok(cleared) => cleared,
             Err(reason) => return self.refuse(newcomer, reason),
         };
+        // What is left is for clients.
+        if !self.core.pressure.stage().admits(cleared.class()) {
+            return self.refuse(newcomer, Reason::Reserved);
+        }
         match listener.limits.admit(cleared) {
             Ok(admitted) => self.admit(newcomer, admitted, now),
             // Nobody is there any more to be refused.
@@ -256,6 +260,11 @@ impl Gate {
                 listener.limits.set_waiting(false);
             }
         }
+    }
+
+    /// Whether newcomers wait for a second look.
+    pub(super) fn is_deciding(&self) -> bool {
+        !self.doubtful.is_empty()
     }
 
     /// True when a newcomer has to be marked before the poll sleeps.

@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::listener::{CounterSample, OVERLOAD};
 use super::queue::Waits;
+use super::status::OverloadStatus;
 use crate::tls::{Domain, Domains};
 
 /// Everything that is measured, at one moment.
@@ -22,6 +23,7 @@ pub(crate) struct Sample {
     /// How long turns waited in the queue, as [`Waits::sample`] gives it.
     pub(crate) waits: (Vec<u64>, Duration),
     pub(crate) domains: Arc<Domains>,
+    pub(crate) overload: OverloadStatus,
 }
 
 /// One listener's part.
@@ -110,6 +112,21 @@ impl Collector for Sample {
                 "workers_busy",
                 "Workers in a turn",
                 vec![(Vec::new(), self.busy as u64)],
+            ),
+            (
+                "overload_stage",
+                "What is done to stay in service, 0 (nothing) to 3",
+                vec![(Vec::new(), self.overload.stage.into())],
+            ),
+            (
+                "descriptors_open",
+                "Open descriptors",
+                vec![(Vec::new(), self.overload.descriptors.used)],
+            ),
+            (
+                "memory_resident_bytes",
+                "Resident memory",
+                vec![(Vec::new(), self.overload.memory.used)],
             ),
             (
                 "certificate_expiry_seconds",

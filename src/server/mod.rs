@@ -13,12 +13,14 @@ mod exchanges;
 mod filters;
 mod forms;
 mod gate;
+mod handover;
 pub(crate) mod listener;
 pub(crate) mod metrics;
 pub(crate) mod parked;
 mod poll_loop;
 mod preface;
 mod prepare;
+pub(crate) mod pressure;
 mod queue;
 mod reaper;
 mod refusals;
@@ -31,6 +33,9 @@ mod swap;
 mod tests;
 #[cfg(test)]
 mod tests_live;
+#[cfg(test)]
+mod tests_overload;
+mod together;
 mod udp_io;
 pub(crate) mod warden;
 pub(crate) mod why;
@@ -40,14 +45,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Poll, Token};
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook_mio::v1_0::Signals as SignalSource;
 
 pub use sockets::StartError;
@@ -55,8 +60,10 @@ pub use sockets::StartError;
 use self::baton::Baton;
 use self::core::Core;
 use self::gate::Gate;
+use self::handover::Retirement;
 use self::poll_loop::PollLoop;
 use self::prepare::Workshop;
+use self::pressure::{Gauge, Meter};
 use self::reload::{Changes, Order};
 use self::state::{RunningKind, State};
 use self::status::{Status, WorkerStatus};
@@ -66,7 +73,11 @@ use crate::admission::limits::Limits;
 use crate::config::plan::Plan;
 use crate::control::request::Reloaded;
 use crate::control::{Commands, Link};
+use crate::privileges::RunAs;
+use crate::sandbox::Switches;
+use crate::service;
 use crate::tls;
+use crate::upgrade::{Heritage, Succession};
 
 /// How often certificates' ends are looked at.
 const DAY: Duration = Duration::from_secs(86_400);
@@ -97,6 +108,11 @@ struct Shared {
     warden: Arc<Warden>,
     workers: usize,
     state_dir: PathBuf,
+    /// As they were at the start, which they stay.
+    run_as: Option<RunAs>,
+    sandbox: Switches,
+    /// The URL by which news are exchanged with other daemons.
+    shared: Option<String>,
     /// The file that a reload reads; empty for a server that a program built.
     file: PathBuf,
     link: Link,
@@ -114,6 +130,10 @@ struct Shared {
     hangup: AtomicBool,
     /// How often a shutdown was asked for: once drains, twice stops at once.
     shutdowns: AtomicU32,
+    /// How another process is started in this one's place; unset where that is not possible.
+    succession: OnceLock<Succession>,
+    retirement: Retirement,
+    gauge: Gauge,
 }
 
 impl Server {
@@ -122,6 +142,14 @@ impl Server {
     /// # Errors
     /// A socket cannot be bound, or the system has no room for the threads.
     pub fn bind(plan: Plan) -> Result<Server, StartError> {
+        Self::bind_with(plan, Heritage::default())
+    }
+
+    /// The same with sockets that this process was given.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub(crate) fn bind_with(plan: Plan, heritage: Heritage) -> Result<Server, StartError> {
         let refused = |error: rustls::Error| StartError::new(format!("cannot start: {error}"));
         let system = |error: io::Error| StartError::new(format!("cannot start: {error}"));
         let most = descriptors::raise();
@@ -141,11 +169,15 @@ impl Server {
                 core: Arc::clone(&core),
                 warden: Arc::clone(&warden),
                 ticketer: tls::ticketer().map_err(refused)?,
+                heritage: Mutex::new(heritage),
             },
             core,
             warden,
             workers: workers.count(),
             state_dir: plan.state_dir.clone(),
+            run_as: plan.run_as.clone(),
+            sandbox: plan.sandbox,
+            shared: plan.shared.clone(),
             file: plan.file.clone(),
             link: plan.link.clone(),
             state: ArcSwap::default(),
@@ -155,6 +187,9 @@ impl Server {
             sets_log_level: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             shutdowns: AtomicU32::new(0),
+            succession: OnceLock::new(),
+            retirement: Retirement::default(),
+            gauge: Gauge::default(),
         });
         let commands: Arc<dyn Commands> = Arc::clone(&shared) as Arc<dyn Commands>;
         shared.link.bind(Arc::downgrade(&commands));
@@ -167,7 +202,24 @@ impl Server {
             keeper,
         };
         server.begin(plan)?;
+        if let Some(url) = &server.shared.shared {
+            server.join_others(url)?;
+        }
+        server.shared.workshop.heritage.lock().close_rest();
         Ok(server)
+    }
+
+    /// Lets SIGUSR2 and [`Request::Upgrade`](crate::control::Request::Upgrade) start another process in this one's
+    /// place.
+    #[must_use]
+    pub(crate) fn with_succession(self, succession: Succession) -> Self {
+        let _ = self.shared.succession.set(succession);
+        self
+    }
+
+    /// The process before this one writes nothing any more: its last words about bans are read.
+    pub(crate) fn relieved(&self) {
+        self.shared.warden.read_again();
     }
 
     /// Lets SIGTERM and SIGINT drain the server; a second one stops it at once.
@@ -175,7 +227,7 @@ impl Server {
     /// # Errors
     /// The system refuses the signal handlers.
     pub fn with_signals(mut self) -> io::Result<Self> {
-        let mut signals = SignalSource::new([SIGTERM, SIGINT, SIGHUP])?;
+        let mut signals = SignalSource::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])?;
         self.poll_loop
             .registry()
             .register(&mut signals, SIGNAL, mio::Interest::READABLE)?;
@@ -223,11 +275,13 @@ impl Server {
             mut signals,
             keeper,
         } = self;
+        let meter = Meter::start(&shared)?;
         shared.core.poller.open(Baton::new(poll_loop));
         let served = Shared::serve(&shared, &orders, &mut signals);
         // The sockets close first, then the threads end. A handle that is kept holds no port, and nobody waits
         // for a change that nobody makes any more.
         drop(shared.core.poller.close());
+        drop(meter);
         shared.state.store(Arc::default());
         drop(orders);
         drop(workers);
@@ -254,6 +308,7 @@ impl Shared {
                 shared.warn_expiry();
             }
             let until = drained_at.map_or(expiry_at, |drained| drained.min(expiry_at));
+            let until = shared.retirement.look_at(until);
             let mut baton = core.poller.turn(&core.queue, &mut receiver, until)?;
             while let Ok(order) = orders.try_recv() {
                 order.carry_out(&mut baton.poll_loop, &mut receiver);
@@ -266,6 +321,7 @@ impl Shared {
                     .for_each(|signal| Shared::signalled(shared, signal));
             }
             match shared.shutdowns.load(Ordering::Acquire) {
+                0 if shared.has_parted(&baton.poll_loop) => return Ok(()),
                 0 => {
                     drop(baton);
                     core.poller.attend(&core.queue, until);
@@ -295,6 +351,10 @@ impl Shared {
         let state = self.state.load();
         let drain = humantime::format_duration(state.drain);
         log::info!("draining, for at most {drain}");
+        // Its end is not the service's where another process has taken over.
+        if self.retirement.heir().is_none() {
+            service::stopping();
+        }
         poll_loop.close();
         self.core.draining.store(true, Ordering::Release);
         // Each slot that becomes free wakes the poll: the last one ends the run.
@@ -349,6 +409,8 @@ impl Shared {
                 total: self.workers,
                 busy: self.core.busy(),
             },
+            overload: Some(self.gauge.status(self.core.pressure.stage())),
+            shared: self.together(),
         }
     }
 
@@ -359,6 +421,7 @@ impl Shared {
             busy: self.core.busy(),
             waits: self.core.queue.waits.sample(),
             domains: Arc::clone(&state.domains),
+            overload: self.gauge.status(self.core.pressure.stage()),
         };
         metrics::text(sample)
     }
@@ -366,6 +429,8 @@ impl Shared {
     fn signalled(shared: &Arc<Shared>, signal: i32) {
         if signal == SIGHUP {
             Shared::hang_up(shared);
+        } else if signal == SIGUSR2 {
+            Shared::upgrade_aside(shared);
         } else {
             shared.shutdowns.fetch_add(1, Ordering::AcqRel);
         }

@@ -162,6 +162,12 @@ impl<R> Parked<R> {
         self.table.lock().slot(key).is_some()
     }
 
+    /// Slots that somebody has.
+    pub(crate) fn taken(&self) -> usize {
+        let table = self.table.lock();
+        table.slots.len() - table.free.len()
+    }
+
     /// Looks at all connections, some hundreds at a time, so that nobody waits for the lock for long.
     pub(crate) fn each(&self, mut look: impl FnMut(Key, &Card, &Facts, bool)) {
         let mut from = 0;

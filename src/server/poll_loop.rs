@@ -22,12 +22,13 @@ use super::sockets;
 use super::swap::{Retired, Swap};
 use super::udp_io;
 use crate::admission::ladder::Restriction;
+use crate::admission::overload::Stage;
 use crate::patience;
 
 /// Connections accepted from one socket before the others get their share.
 const ACCEPT_BUDGET: usize = 64;
-/// Receive calls on one socket before the others get their share.
-const RECEIVE_BUDGET: usize = 8;
+/// Those in an overloaded server, each [`DESCRIPTOR_PAUSE`].
+const FEW: usize = 4;
 /// Rounds of a budget each in which a socket that goes away is emptied.
 const MOST_LAST_LOOKS: usize = 64;
 /// How long a socket rests when descriptors have run out.
@@ -112,7 +113,10 @@ impl PollLoop {
         let mut retired = Retired::default();
         // Whoever the kernel let in before the end of a socket is looked at by its rules.
         for index in swap.removed {
-            retired.sources.extend(self.remove(index, receiver));
+            retired.sources.extend(match swap.leaves {
+                true => self.leave(index),
+                false => self.remove(index, receiver),
+            });
         }
         for (limits, settings) in swap.limits {
             limits.replace(settings);
@@ -166,15 +170,27 @@ impl PollLoop {
                 break;
             }
         }
-        self.undrained.retain(|other| *other != index);
-        let source = self.sources.get_mut(index)?.take()?;
-        let fd = source.kind.fd();
-        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        let source = self.leave(index)?;
         if let Kind::Tcp { accepts, .. } = &source.kind {
             // At once, whoever else still holds the descriptor.
             let _ = SockRef::from(&**accepts).shutdown(Shutdown::Read);
         }
         Some(source)
+    }
+
+    /// Takes a socket out that may go on listening elsewhere: whoever waits in its queue stays there.
+    fn leave(&mut self, index: usize) -> Option<Source> {
+        self.undrained.retain(|other| *other != index);
+        let source = self.sources.get_mut(index)?.take()?;
+        // Others may hold the descriptor, so that closing it would not end its events.
+        let fd = source.kind.fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        Some(source)
+    }
+
+    /// Whether newcomers are there that are not decided about.
+    pub(crate) fn is_deciding(&self) -> bool {
+        self.gate.is_deciding()
     }
 
     /// Stops accepting: the kernel refuses newcomers from here on.
@@ -255,6 +271,11 @@ impl PollLoop {
         }
     }
 
+    /// True when all sources have been read to the end.
+    pub(super) fn is_drained(&self) -> bool {
+        self.undrained.is_empty()
+    }
+
     /// How long the poll may sleep.
     fn sleep(&self, now: Instant, until: Option<Instant>) -> Option<Duration> {
         let undrained = || {
@@ -297,7 +318,9 @@ impl PollLoop {
         else {
             return;
         };
-        for _ in 0..ACCEPT_BUDGET {
+        let slowed = self.core.pressure.stage() == Stage::Slowed;
+        let budget = if slowed { FEW } else { ACCEPT_BUDGET };
+        for _ in 0..budget {
             match accepts.accept() {
                 Ok((stream, remote)) => {
                     let remote = sockets::canonical(remote);
@@ -323,8 +346,12 @@ impl PollLoop {
                 },
             }
         }
+        if slowed {
+            *paused = Some(now + DESCRIPTOR_PAUSE);
+        }
     }
 
+    /// One batch: more at once would be cold by the time they are answered, which cost a tenth.
     fn receive(&mut self, index: usize, receiver: &mut udp_io::Receiver) {
         let Some(Source {
             kind:
@@ -343,50 +370,43 @@ impl PollLoop {
             return;
         };
         let (at, gate) = (*at, &mut self.gate);
-        for _ in 0..RECEIVE_BUDGET {
-            if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
-                // The kernel keeps what does not fit, and a worker that ends a batch changes this soon.
-                *paused = Some(Instant::now() + Duration::from_millis(1));
-                return;
-            }
-            let mut batch = Box::new(Batch::new(group));
-            let (wall, now) = (SystemTime::now(), Instant::now());
-            let wildcard = port.place.1.is_none();
-            let received =
-                receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
-                    let rates = &listener.rates;
-                    match gate.clear_datagram(remote.ip(), restriction, (wall, now), rates) {
-                        Ok(cleared) => {
-                            listener.counters.accept();
-                            batch.push(remote, local, at, cleared.class(), bytes);
-                        }
-                        Err(reason) => {
-                            listener.counters.reject(reason);
-                            gate.refused(*refusals, listener.log_level, reason, remote);
-                        }
+        if group.waiting.load(Ordering::Acquire) >= MOST_BATCHES {
+            // The kernel keeps what does not fit, and a worker that ends a batch changes this soon.
+            *paused = Some(Instant::now() + Duration::from_millis(1));
+            return;
+        }
+        let stage = self.core.pressure.stage();
+        let mut batch = Box::new(Batch::new(group));
+        let (wall, now) = (SystemTime::now(), Instant::now());
+        let wildcard = port.place.1.is_none();
+        let received =
+            receiver.receive(&port.socket, port.ipv6, wildcard, |remote, local, bytes| {
+                let rates = &listener.rates;
+                match gate.clear_datagram(remote.ip(), restriction, (wall, now), rates) {
+                    Ok(cleared) if !stage.admits(cleared.class()) => listener.counters.lose(1),
+                    Ok(cleared) => {
+                        listener.counters.accept();
+                        batch.push(remote, local, at, cleared.class(), bytes);
                     }
-                });
-            if !batch.is_empty() {
-                self.core.enqueue_datagrams(batch);
+                    Err(reason) => {
+                        listener.counters.reject(reason);
+                        gate.refused(*refusals, listener.log_level, reason, remote);
+                    }
+                }
+            });
+        if !batch.is_empty() {
+            self.core.enqueue_datagrams(batch);
+        }
+        match received {
+            Ok(udp_io::BATCH..) => {}
+            // The kernel had no more: whatever comes from here on is an event.
+            Ok(_) => *undrained = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *undrained = false,
+            Err(error) if patience::is_shortage(&error) => {
+                *paused = Some(Instant::now() + patience::PAUSE);
             }
-            match received {
-                Ok(udp_io::BATCH..) => {}
-                // The kernel had no more: whatever comes from here on is an event.
-                Ok(_) => {
-                    *undrained = false;
-                    return;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    *undrained = false;
-                    return;
-                }
-                Err(error) if patience::is_shortage(&error) => {
-                    *paused = Some(Instant::now() + patience::PAUSE);
-                    return;
-                }
-                // An ICMP error of an earlier answer is reported once and means nothing for the next.
-                Err(error) => log::debug!("receive: {error}"),
-            }
+            // An ICMP error of an earlier answer is reported once and means nothing for the next.
+            Err(error) => log::debug!("receive: {error}"),
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use mio::unix::SourceFd;
+use parking_lot::Mutex;
 use socket2::SockRef;
 
 use super::core::Core;
@@ -25,6 +26,7 @@ use crate::admission::limits::{LimitSettings, Limits};
 use crate::admission::rates::Rates;
 use crate::config::plan::{ListenerPlan, Protocol, SocketPlan};
 use crate::tls::{Acceptors, ClientAuthority};
+use crate::upgrade::{Given, Heritage};
 
 /// What listeners are built from.
 pub(super) struct Workshop {
@@ -32,6 +34,8 @@ pub(super) struct Workshop {
     pub(super) warden: Arc<Warden>,
     /// Kept over reloads, so that sessions can be resumed.
     pub(super) ticketer: Arc<dyn rustls::server::ProducesTickets>,
+    /// Sockets that this process was started with, until the first configuration is in force.
+    pub(super) heritage: Mutex<Heritage>,
 }
 
 /// A change that waits to be put in force.
@@ -302,6 +306,7 @@ impl Site<'_> {
                     None => Arc::new(UdpSockets::new(Arc::clone(&listener))),
                 };
                 let sockets = self.udp(&group, &listener, rows, refusals);
+                listener.module.bound(group.outlet());
                 (RunningKind::Udp(group), sockets)
             }
         };
@@ -387,7 +392,8 @@ impl Site<'_> {
         listener: &Arc<TcpListener>,
         plan: &SocketPlan,
     ) -> Result<(Arc<mio::net::TcpListener>, std::net::SocketAddr, usize), StartError> {
-        let accepts = sockets::bind_tcp(&listener.name, plan)?;
+        let given = self.workshop.given("tcp", plan);
+        let accepts = sockets::bind_tcp(&listener.name, plan, given)?;
         let named =
             |error: io::Error| StartError::new(format!("listener {}: {error}", listener.name));
         let bound = accepts.local_addr().map_err(named)?;
@@ -461,7 +467,12 @@ impl Site<'_> {
             .vacated
             .iter()
             .any(|vacated| matches!(vacated, Vacated::Udp(port) if port.place.0 == plan.port));
-        let opened = sockets::bind_udp(&listener.name, plan, shares)?;
+        let given = self.workshop.given("udp", plan);
+        let filtered = match given {
+            Some(_) => Filtered::by_others(),
+            None => Filtered::default(),
+        };
+        let opened = sockets::bind_udp(&listener.name, plan, shares, given)?;
         let named =
             |error: io::Error| StartError::new(format!("listener {}: {error}", listener.name));
         let bound = opened.socket.local_addr().map_err(named)?;
@@ -469,8 +480,9 @@ impl Site<'_> {
         let port = UdpPort {
             socket: opened.socket,
             ipv6: opened.ipv6,
+            bound,
             place: (plan.port, plan.address),
-            filtered: Filtered::default(),
+            filtered,
         };
         Ok((Arc::new(port), bound, index))
     }
@@ -487,6 +499,12 @@ impl Site<'_> {
 }
 
 impl Workshop {
+    /// The socket of that place, if this process was started with it.
+    fn given(&self, transport: &str, plan: &SocketPlan) -> Option<Given> {
+        let mut heritage = self.heritage.lock();
+        heritage.socket(transport, plan.port, plan.address)
+    }
+
     /// Counts of a listener that was not there before; the numbers come with the change.
     fn limits(&self) -> Arc<Limits> {
         let limits = Arc::new(Limits::new(LimitSettings::default()));

@@ -20,6 +20,7 @@ use crate::config::plan::Plan;
 use crate::config::{self, ConfigError};
 use crate::control::request::Reloaded;
 use crate::control::{Fault, Response};
+use crate::service;
 use crate::session::Lane;
 
 /// Errors of one change that are logged; the caller gets all.
@@ -129,8 +130,10 @@ impl Shared {
         let weak = Arc::downgrade(shared);
         let reload = move || {
             if let Some(shared) = weak.upgrade() {
+                service::reloading();
                 shared.hangup.store(false, Ordering::Release);
                 let _ = shared.reload(false);
+                service::ready();
             }
         };
         shared.core.datagram_work(Lane::Wait, Box::new(reload));
@@ -175,6 +178,10 @@ impl Shared {
         write: impl FnOnce() -> Result<(), Refused>,
     ) -> Result<Reloaded, Refused> {
         let old = self.state.load_full();
+        if let Some(pid) = self.retirement.heir() {
+            let why = format!("process {pid} has taken over, and is to be asked");
+            return Err(Refused::because(why));
+        }
         if matches!(scope, Scope::All) && !dry_run {
             descriptors::warn(&plan, descriptors::raise());
         }
@@ -187,7 +194,12 @@ impl Shared {
         let mut kept = Vec::new();
         match scope {
             Scope::All => {
-                reloaded.needs_restart = self.needs_restart(plan.workers, &plan.state_dir)
+                reloaded.needs_restart =
+                    self.needs_restart(plan.workers, &plan.state_dir, plan.shared.as_deref());
+                let same = (&plan.run_as, plan.sandbox) == (&self.run_as, self.sandbox);
+                reloaded
+                    .needs_restart
+                    .extend((!same).then(|| "run_as or sandbox".to_owned()));
             }
             Scope::Listener(name) => {
                 plans.retain(|plan| *plan.name == **name);
@@ -237,9 +249,13 @@ impl Shared {
 
     /// Waits until the poll thread has made the swap.
     fn put_in_force(&self, prepared: &mut Prepared) -> Result<(), Refused> {
+        self.swap(std::mem::take(&mut prepared.swap))
+    }
+
+    /// The same for a change that needs no preparation.
+    pub(super) fn swap(&self, swap: Swap) -> Result<(), Refused> {
         let stops = || Refused::because("the daemon stops");
         let (done, answer) = bounded(1);
-        let swap = std::mem::take(&mut prepared.swap);
         self.inbox.send(Order { swap, done }).map_err(|_| stops())?;
         self.core.summon();
         match answer.recv() {
@@ -255,6 +271,8 @@ impl Shared {
         let domains = plan.domains.prepare(&self.state_dir, SystemTime::now());
         Ok(State {
             drain: plan.drain,
+            upgrade_drain: plan.upgrade_drain,
+            memory: plan.memory,
             auto_ban: plan.auto_ban.clone(),
             network: Arc::clone(&plan.network),
             domains: Arc::new(domains.map_err(|error| error.to_string())?),
@@ -262,10 +280,18 @@ impl Shared {
         })
     }
 
-    fn needs_restart(&self, workers: usize, state_dir: &std::path::Path) -> Vec<String> {
+    fn needs_restart(
+        &self,
+        workers: usize,
+        state_dir: &std::path::Path,
+        shared: Option<&str>,
+    ) -> Vec<String> {
         let mut keys = Vec::new();
         if workers != self.workers {
             keys.push(format!("workers ({} -> {workers})", self.workers));
+        }
+        if shared != self.shared.as_deref() {
+            keys.push("shared".to_owned());
         }
         if state_dir != self.state_dir {
             let (old, new) = (self.state_dir.display(), state_dir.display());
@@ -303,6 +329,8 @@ impl Shared {
 
     fn enter(&self, state: State) {
         let network = Arc::clone(&state.network);
+        let memory = state.memory.unwrap_or(0);
+        self.gauge.memory.store(memory, Ordering::Relaxed);
         self.warden.set_policy(state.auto_ban.clone(), network);
         if self.sets_log_level.load(Ordering::Relaxed) {
             log::set_max_level(state.log_level());
@@ -313,8 +341,10 @@ impl Shared {
 
 impl State {
     /// All that one listener's, or the network's, change leaves as it is.
-    fn take_over(&mut self, old: &State) {
+    pub(super) fn take_over(&mut self, old: &State) {
         self.drain = old.drain;
+        self.upgrade_drain = old.upgrade_drain;
+        self.memory = old.memory;
         self.auto_ban.clone_from(&old.auto_ban);
         self.domains = Arc::clone(&old.domains);
     }

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::udp_io;
 use crate::config::plan::SocketPlan;
+use crate::upgrade::Given;
 
 /// Why the server cannot start, or a socket not be opened. Displays as a whole sentence without a trailing dot.
 #[derive(Debug)]
@@ -43,12 +44,14 @@ pub(crate) struct BoundUdp {
     pub(crate) ipv6: bool,
 }
 
-/// Binds and listens. Accepted sockets inherit TCP_NODELAY and keepalive.
+/// Binds, or takes the socket that was `given` for this place, and listens. Accepted sockets inherit TCP_NODELAY and
+/// keepalive.
 pub(crate) fn bind_tcp(
     listener: &Arc<str>,
     plan: &SocketPlan,
+    given: Option<Given>,
 ) -> Result<mio::net::TcpListener, StartError> {
-    let (socket, _) = bind(plan, Type::STREAM, Protocol::TCP, |socket| {
+    let options = |socket: &Socket| {
         // Without it a restart fails while old connections are in TIME_WAIT; it hides no conflict on Linux.
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -56,23 +59,43 @@ pub(crate) fn bind_tcp(
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(300))
             .with_interval(Duration::from_secs(60));
-        socket.set_tcp_keepalive(&keepalive)?;
-        Ok(())
-    })
-    .and_then(|(socket, ipv6)| socket.listen(plan.backlog).map(|()| (socket, ipv6)))
-    .map_err(|error| explain(listener, "tcp", plan, &error))?;
+        socket.set_tcp_keepalive(&keepalive)
+    };
+    let socket = match given {
+        Some(Given::Tcp(given)) => adopt(Socket::from(given), options),
+        _ => bind(plan, Type::STREAM, Protocol::TCP, options),
+    };
+    let (socket, _) = socket
+        .and_then(|(socket, ipv6)| socket.listen(plan.backlog).map(|()| (socket, ipv6)))
+        .map_err(|error| explain(listener, "tcp", plan, &error))?;
     Ok(mio::net::TcpListener::from_std(socket.into()))
 }
 
-/// Binds a datagram socket that can tell which local address was asked. It `shares` its port with one of ours
-/// that is about to be closed, and that lets it.
+/// A socket that somebody else has bound, with the options that one of ours has.
+fn adopt(
+    socket: Socket,
+    options: impl Fn(&Socket) -> io::Result<()>,
+) -> io::Result<(Socket, bool)> {
+    socket.set_nonblocking(true)?;
+    options(&socket)?;
+    let ipv6 = socket.domain()? == Domain::IPV6;
+    Ok((socket, ipv6))
+}
+
+/// Binds a datagram socket that can tell which local address was asked, or takes the one that was `given`. It
+/// `shares` its port with one of ours that is about to be closed, and that lets it.
 pub(crate) fn bind_udp(
     listener: &Arc<str>,
     plan: &SocketPlan,
     shares: bool,
+    given: Option<Given>,
 ) -> Result<BoundUdp, StartError> {
     let options = |socket: &Socket| socket.set_reuse_address(shares);
-    let (socket, ipv6) = bind(plan, Type::DGRAM, Protocol::UDP, options)
+    let socket = match given {
+        Some(Given::Udp(given)) => adopt(Socket::from(given), options),
+        _ => bind(plan, Type::DGRAM, Protocol::UDP, options),
+    };
+    let (socket, ipv6) = socket
         .and_then(|(socket, ipv6)| {
             udp_io::prepare(&socket, ipv6, plan.address.is_none())?;
             // A burst waits here while a batch is handled; the kernel caps it at net.core.rmem_max.

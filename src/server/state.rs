@@ -20,6 +20,9 @@ use crate::tls::Domains;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) drain: Duration,
+    pub(super) upgrade_drain: Duration,
+    /// In bytes.
+    pub(super) memory: Option<u64>,
     pub(super) auto_ban: Option<AutoBan>,
     pub(super) network: Arc<Network>,
     pub(super) domains: Arc<Domains>,
@@ -81,6 +84,15 @@ impl State {
             .max()
             .unwrap_or(log::LevelFilter::Info)
             .max(log::LevelFilter::Info)
+    }
+
+    /// All UDP listeners.
+    pub(super) fn groups(&self) -> Vec<Arc<UdpSockets>> {
+        let udp = |running: &Arc<Running>| match &running.kind {
+            RunningKind::Udp(group) => Some(Arc::clone(group)),
+            RunningKind::Tcp(_) => None,
+        };
+        self.listeners.iter().filter_map(udp).collect()
     }
 
     pub(super) fn tcp(&self) -> impl Iterator<Item = &Arc<TcpListener>> {

@@ -9,12 +9,57 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// The daemon at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Status {
     /// Listeners in the order of their names.
     pub listeners: Vec<ListenerStatus>,
     /// The threads that run sessions.
     pub workers: WorkerStatus,
+    /// How near the server is to its limits; absent in an answer of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<OverloadStatus>,
+    /// How it stands with daemons that share bans and counts; absent where none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<SharedStatus>,
+}
+
+/// How it stands with daemons that share bans and counts with this one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SharedStatus {
+    /// The server that carries the news.
+    pub server: String,
+    /// News come and go; else this daemon goes on by its own counts.
+    pub connected: bool,
+    /// Other daemons that are alive.
+    pub nodes: usize,
+    /// Why it is not connected.
+    pub error: Option<String>,
+}
+
+/// How near the server is to its limits, and what it does about it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct OverloadStatus {
+    /// 0 (calm) to 3.
+    pub stage: u8,
+    /// `calm`, `strained`, `guarded` or `slowed`.
+    pub name: String,
+    /// What asked for the stage: `queue wait`, `descriptors` or `memory`; null when it is 0.
+    pub cause: Option<String>,
+    /// How long turns wait for a worker, in seconds.
+    pub queue_wait: f64,
+    /// Open descriptors.
+    pub descriptors: ShareStatus,
+    /// Resident memory in bytes.
+    pub memory: ShareStatus,
+}
+
+/// A part of what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// What is in use.
+    pub used: u64,
+    /// What may be; null where there is no limit.
+    pub limit: Option<u64>,
 }
 
 /// One listener and its counters since the daemon started.
@@ -91,6 +136,8 @@ mod tests {
                 ],
             }],
             workers: WorkerStatus { total: 64, busy: 1 },
+            overload: None,
+            shared: None,
         };
         assert_eq!(serde_json::to_string(&status).expect("plain values"), FIXED);
         assert_eq!(

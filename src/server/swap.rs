@@ -20,6 +20,8 @@ pub(super) struct Swap {
     pub(super) sources: Vec<(usize, Kind)>,
     /// Sockets that go.
     pub(super) removed: Vec<usize>,
+    /// They go on listening in another process.
+    pub(super) leaves: bool,
     /// Other numbers for the counts that stay.
     pub(super) limits: Vec<(Arc<Limits>, LimitSettings)>,
     /// TCP sockets with their newest rules, for newcomers that are not decided yet.

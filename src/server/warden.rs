@@ -6,8 +6,8 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,6 +21,7 @@ use crate::admission::bans::{Ban, Bans, By};
 use crate::admission::failures::Failures;
 use crate::config::plan::{AutoBan, Network};
 use crate::config::store;
+use crate::shared::{self, Node};
 
 /// The file below `state_dir`.
 const FILE: &str = "bans.json";
@@ -42,6 +43,10 @@ pub(crate) struct Warden {
     writing: Mutex<()>,
     /// Something is not written yet.
     dirty: AtomicBool,
+    /// The daemons that know the bans together with this one.
+    pub(crate) node: OnceLock<Node>,
+    /// The file is another process's now.
+    retired: AtomicBool,
     wake: Sender<()>,
 }
 
@@ -92,6 +97,8 @@ impl Warden {
             path: state_dir.join(FILE),
             writing: Mutex::new(()),
             dirty: AtomicBool::new(false),
+            node: OnceLock::new(),
+            retired: AtomicBool::new(false),
             wake,
         };
         warden.read(SystemTime::now());
@@ -122,6 +129,21 @@ impl Warden {
         if count > 0 {
             log::info!("{count} bans are in force, from {path}");
         }
+    }
+
+    /// Takes the bans of the file in place of those known so far: another process has written it last.
+    pub(crate) fn read_again(&self) {
+        let now = SystemTime::now();
+        for ban in self.bans.list(now) {
+            self.bans.unban(ban.net);
+        }
+        self.read(now);
+    }
+
+    /// Writes what is left, and never again: the file passes to another process.
+    pub(crate) fn retire(&self) {
+        self.write_late();
+        self.retired.store(true, Ordering::Release);
     }
 
     fn put_aside(&self, why: &dyn Display) {
@@ -158,7 +180,47 @@ impl Warden {
             if let Some(before) = before {
                 self.bans.put(before.net, before.until, before.by);
             }
-        })
+        })?;
+        self.tell(net, until, By::Hand);
+        Ok(())
+    }
+
+    /// Tells other daemons of a ban.
+    fn tell(&self, net: IpNet, until: SystemTime, by: By) {
+        if let Some(node) = self.node.get() {
+            node.ban(news(&Ban { net, until, by }));
+        }
+    }
+
+    /// Takes over a ban of another daemon. False for one that its rules made and ours would not.
+    pub(crate) fn learn(&self, ban: shared::Ban) -> bool {
+        let policy = self.policy.load();
+        let address = ban.net.addr();
+        let never = policy.auto_ban.as_ref().map(|rule| &rule.never);
+        let exempt = policy.network.clients.contains(address)
+            || never.is_some_and(|never| never.contains(address));
+        let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ban.until));
+        let Some(until) = until.filter(|_| ban.hand || !exempt) else {
+            return false;
+        };
+        self.bans
+            .put(ban.net, until, if ban.hand { By::Hand } else { By::Rule });
+        self.write_soon();
+        true
+    }
+
+    /// Takes back a ban that another daemon has taken back.
+    pub(crate) fn unlearn(&self, net: IpNet) {
+        if self.bans.unban(net) {
+            self.failures.lock().forgive(net);
+            self.write_soon();
+        }
+    }
+
+    fn write_soon(&self) {
+        self.dirty.store(true, Ordering::Release);
+        // Full means that the writer is awake already.
+        let _ = self.wake.try_send(());
     }
 
     /// Takes a ban back; the failures before it are forgiven.
@@ -173,6 +235,9 @@ impl Warden {
         self.failures.lock().forgive(ban.net);
         self.write()
             .inspect_err(|_| self.bans.put(ban.net, ban.until, ban.by))?;
+        if let Some(node) = self.node.get() {
+            node.unban(ban.net);
+        }
         Ok(Some(ban))
     }
 
@@ -193,9 +258,8 @@ impl Warden {
         }
         let until = SystemTime::now() + rule.lasts;
         self.bans.put(net, until, By::Rule);
-        self.dirty.store(true, Ordering::Release);
-        // Full means that the writer is awake already.
-        let _ = self.wake.try_send(());
+        self.write_soon();
+        self.tell(net, until, By::Rule);
         self.say(listener, net, rule, now);
     }
 
@@ -222,6 +286,9 @@ impl Warden {
 
     fn write(&self) -> io::Result<()> {
         let _writing = self.writing.lock();
+        if self.retired.load(Ordering::Acquire) {
+            return Err(io::Error::other("another process has taken over"));
+        }
         self.dirty.store(false, Ordering::Release);
         let seconds = |time: SystemTime| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH);
@@ -249,6 +316,7 @@ impl Warden {
 
     fn write_late(&self) {
         if self.dirty.load(Ordering::Acquire)
+            && !self.retired.load(Ordering::Acquire)
             && let Err(error) = self.write()
         {
             log::warn!("bans are not kept: {}: {error}", self.path.display());
@@ -292,6 +360,16 @@ impl Drop for Keeper {
             let _ = thread.join();
         }
         self.warden.write_late();
+    }
+}
+
+/// A ban as other daemons are told of it.
+pub(crate) fn news(ban: &Ban) -> shared::Ban {
+    let since = ban.until.duration_since(SystemTime::UNIX_EPOCH);
+    shared::Ban {
+        net: ban.net,
+        until: since.map_or(0, |since| since.as_secs()),
+        hand: ban.by == By::Hand,
     }
 }
 

@@ -7,10 +7,12 @@ use std::time::SystemTime;
 use super::Shared;
 use super::state::RunningKind;
 use crate::admission::bans::Bans;
-use crate::admission::ladder::{self, Verdict};
+use crate::admission::ladder::{self, Reason, Verdict};
 use crate::admission::limits::LimitSettings;
+use crate::admission::overload::Stage;
 use crate::config::plan::{Network, Plan, Protocol, SocketPlan};
 use crate::control::request::{Explained, ExplainedRung, ExplainedSocket};
+use crate::session::Class;
 use crate::tls::{By, Domains, Source};
 
 /// What is asked.
@@ -81,10 +83,56 @@ impl Shared {
             },
         };
         let sockets = running.sockets.iter().map(|socket| &socket.plan);
+        let mut sockets = answer(question, &rules, sockets)?;
+        let is_client = state
+            .network
+            .clients
+            .contains(question.address.to_canonical());
+        let stage = self.core.pressure.stage();
+        let class = if is_client {
+            Class::Client
+        } else {
+            Class::Other
+        };
+        if rules.counts.is_some() && !stage.admits(class) {
+            sockets
+                .iter_mut()
+                .for_each(|socket| keep_out(socket, stage));
+        }
         Ok(Explained {
             running: true,
-            sockets: answer(question, &rules, sockets)?,
+            sockets,
         })
+    }
+}
+
+/// What is left is for clients while the server is overloaded; that is asked before the counts are.
+fn keep_out(socket: &mut ExplainedSocket, stage: Stage) {
+    let counts = [Reason::Full, Reason::Reserved, Reason::AddressLimit].map(Reason::name);
+    if socket
+        .refused
+        .as_ref()
+        .is_some_and(|refused| !counts.contains(&refused.as_str()))
+    {
+        return;
+    }
+    socket.refused = Some(Reason::Reserved.name().to_owned());
+    for rung in socket
+        .rungs
+        .iter_mut()
+        .filter(|rung| counts.contains(&rung.name.as_str()))
+    {
+        let is_it = rung.name == Reason::Reserved.name();
+        let verdict = if is_it {
+            Verdict::Refuse
+        } else {
+            Verdict::NotReached
+        };
+        rung.verdict = verdict.name().to_owned();
+        rung.because = match is_it {
+            true => format!("not a client, and the server is overloaded ({stage})"),
+            false => String::new(),
+        };
     }
 }
 

@@ -172,9 +172,12 @@ fn run(core: &Arc<Core>, task: Task, scratch: &mut Scratch) -> bool {
             exchange_turn(core, exchange, signals, scratch);
         }
         Task::Datagrams(batch) => {
-            let name = batch.listener_name();
+            let (name, line) = (batch.listener_name(), batch.line());
             if catch_unwind(AssertUnwindSafe(|| batch.answer(core))).is_err() {
                 log::error!(target: &name, "the module panicked on a datagram");
+            }
+            if let Some(next) = line.and_then(|line| line.next_in_line()) {
+                core.enqueue_next(next);
             }
         }
     }

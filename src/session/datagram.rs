@@ -69,6 +69,17 @@ pub trait DatagramModule: Send + Sync {
     /// A time set with [`DatagramContext::set_alarm`] has come.
     fn alarm(&self, _key: u64, _cx: &mut DatagramContext<'_>) {}
 
+    /// Called when the listener's sockets are bound, before the first datagram, and with the same outlet when a
+    /// changed configuration is put in force: for a module that sends from elsewhere than a call, or to others
+    /// than who asked. A listener that is never put in force after all has an outlet that is shut.
+    fn bound(&self, _outlet: &Outlet) {}
+
+    /// True where datagrams are to be taken one after the other, as they came: what one sender sent in order is
+    /// sent on in order. False, the default, lets several threads take them at once.
+    fn in_order(&self) -> bool {
+        false
+    }
+
     /// True where a reload that leaves the module's settings as they are keeps this value with all it
     /// knows (flows, registrations); false, the default, puts one in its place that has read its files anew.
     fn keeps_state(&self) -> bool {
@@ -171,6 +182,74 @@ impl ExchangeHandle {
 impl fmt::Debug for ExchangeHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ExchangeHandle")
+    }
+}
+
+/// A listener's sockets, to send from at any time and from any thread. Harmless after the listener's end.
+///
+/// Whom a module sends to is its own responsibility: only to those who asked, or whom somebody that may do so
+/// has named (a registered contact, say), and not more than it was sent. Nothing is queued: a socket whose
+/// buffer is full loses the datagram, as a network may.
+#[derive(Clone)]
+pub struct Outlet(Arc<dyn Sockets>);
+
+/// What an [`Outlet`] stands for.
+pub trait Sockets: Send + Sync {
+    /// The address and port that a datagram was sent to; `None` when its socket is closed.
+    fn local(&self, route: Route) -> Option<SocketAddr>;
+
+    /// The route to `to` from the socket at `local`, else from any that may reach it; `None` where there is none.
+    fn towards(&self, local: SocketAddr, to: SocketAddr) -> Option<Route>;
+
+    /// Sends what an outbox holds, and takes its reports.
+    fn send(&self, outbox: Outbox);
+
+    /// False after the listener's end.
+    fn is_open(&self) -> bool;
+}
+
+impl Outlet {
+    /// An outlet on those sockets.
+    pub fn new(sockets: impl Sockets + 'static) -> Self {
+        Outlet(Arc::new(sockets))
+    }
+
+    /// The address and port that a datagram was sent to; `None` when its socket is closed.
+    #[must_use]
+    pub fn local(&self, route: Route) -> Option<SocketAddr> {
+        self.0.local(route)
+    }
+
+    /// The route to `to` from the socket at `local` where that is one of ours, else from the first one that may
+    /// reach it; `None` where there is none.
+    #[must_use]
+    pub fn towards(&self, local: SocketAddr, to: SocketAddr) -> Option<Route> {
+        self.0.towards(local, to)
+    }
+
+    /// Sends one datagram.
+    pub fn send(&self, route: Route, bytes: &[u8]) {
+        let mut outbox = Outbox::default();
+        outbox.send(route, bytes);
+        self.0.send(outbox);
+    }
+
+    /// False after the listener's end.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.is_open()
+    }
+
+    /// True for another handle on the same sockets.
+    #[must_use]
+    pub fn is(&self, other: &Outlet) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outlet")
     }
 }
 

@@ -2,6 +2,7 @@
 //! A chain and its key, read and found to belong together.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use x509_parser::parse_x509_certificate;
+use zeroize::Zeroizing;
 
 /// A certificate chain with its private key.
 #[derive(Debug)]
@@ -63,7 +65,10 @@ impl Certificate {
             why,
         };
         let certificates = authorities(chain).map_err(bad_chain)?;
-        let der = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+        // The text is wiped when it was read; where the key goes from there is rustls' care.
+        let text = fs::read(key).map(Zeroizing::new).map_err(pem::Error::Io);
+        let der = text.and_then(|text| PrivateKeyDer::from_pem_slice(&text));
+        let der = der.map_err(|error| {
             bad_key(match &error {
                 pem::Error::NoItemsFound => {
                     "no PEM private key in this file (one behind a pass phrase cannot be used)"

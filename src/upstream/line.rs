@@ -24,6 +24,8 @@ pub struct Line {
     to_send: Vec<u8>,
     sent: usize,
     received: Vec<u8>,
+    /// What is too much at once is left where it is, not an error.
+    is_bulk: bool,
     ended: bool,
 }
 
@@ -60,10 +62,17 @@ impl Line {
             to_send: Vec::new(),
             sent: 0,
             received: Vec::new(),
+            is_bulk: false,
             ended: false,
         };
         line.try_next(now)?;
         Ok(line)
+    }
+
+    /// The upstream may say any amount: of what is not used yet, 64 KiB are taken, and [`Line::turn`] is to be
+    /// called again when some of it has been used.
+    pub fn take_bulk(&mut self) {
+        self.is_bulk = true;
     }
 
     /// Appends to what the upstream is to be told.
@@ -189,6 +198,9 @@ impl Line {
         };
         let mut piece = [0; 4096];
         loop {
+            if self.is_bulk && self.received.len() >= MOST {
+                return Ok(());
+            }
             if self.received.len() > MOST {
                 return Err(io::Error::new(ErrorKind::InvalidData, "it says too much"));
             }

@@ -58,6 +58,16 @@ fn main() -> std::io::Result<()> {
         message
     });
     write(&corpus.join("snmp"), "request", snmp.into_iter())?;
+    let ldap = [
+        // A bind, a search with a filter of each kind, Who am I?, and Unbind.
+        &b"\x07\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00"[..],
+        b"\x07\x30\x2a\x02\x01\x02\x63\x25\x04\x06dc=org\x0a\x01\x02\x0a\x01\x00\x02\x01\x00\x02\x01\x00\x01\x01\x00\xa3\x09\x04\x02cn\x04\x03ann\x30\x03\x04\x01*",
+        b"\x01\x30\x2d\x02\x01\x02\x63\x28\x04\x06dc=org\x0a\x01\x02\x0a\x01\x00\x02\x01\x00\x02\x01\x00\x01\x01\x00\xa0\x0f\xa2\x04\x87\x02cn\xa4\x07\x04\x02sn\x30\x01\x81\x30\x00",
+        b"\x03\x30\x1e\x02\x01\x03\x77\x19\x80\x171.3.6.1.4.1.4203.1.11.3\x30\x05\x02\x01\x04\x42\x00",
+    ];
+    write(&corpus.join("ldap"), "client", ldap.into_iter().map(<[u8]>::to_vec))?;
+    let ldif = [fs::read("conf/directory.ldif")?, b"version: 1\ndn:: ZGM9YQ==\nobjectClass: top\nsn;x:< y\n z\n\n#\n".to_vec()];
+    write(&corpus.join("ldif"), "file", ldif.into_iter())?;
     let head = |code: u8, length: u8| [&[code, 1, 0, length][..], &[7; 16]].concat();
     let radius = [
         [&head(1, 44)[..], b"\x01\x06nemo\x02\x12sixteen bytes ok"].concat(),
@@ -66,11 +76,29 @@ fn main() -> std::io::Result<()> {
         [&head(1, 78)[..], b"\x1a\x3a\0\0\x01\x37\x19\x34", &[3; 50]].concat(),
     ];
     write(&corpus.join("radius"), "packet", radius.into_iter())?;
+    let torture = fs::read_to_string("tests/data/sip/torture.txt")?;
+    let messages = torture.split("\n== ").skip(1).map(|piece| {
+        let (_, message) = piece.split_once('\n').expect("a message");
+        let message = message.replace("example.com", "example.org").replace("sip:user@", "sip:ann@");
+        message.replace('\n', "\r\n").into_bytes()
+    });
+    write(&corpus.join("sip"), "torture", messages)?;
     let inputs = (0..3).map(|module| [&[module, 2], &b"hello\r\nworld"[..]].concat());
     let smtp = b"EHLO a\r\nMAIL FROM:<a@b> SIZE=9 BODY=8BITMIME\r\nRCPT TO:<a@a.test>\r\nDATA\r\nBDAT 3 LAST\r\nabcQUIT\r\n";
     let pop = b"CAPA\r\nUSER a\r\nPASS b\r\nAUTH PLAIN AGEAYg==\r\nSTLS\r\nQUIT\r\n";
     let inputs = inputs.chain([[&[3, 2], &smtp[..]].concat(), [&[4, 2], &pop[..]].concat()]);
+    let imap = b"a CAPABILITY\r\nb LOGIN {1}\r\na {2+}\r\nbc\r\nc AUTHENTICATE PLAIN\r\n*\r\nd ID NIL\r\ne STARTTLS\r\n";
+    let inputs = inputs.chain([[&[6, 2], &imap[..]].concat()]);
     write(&corpus.join("session"), "input", inputs)?;
+    let mut talks = vec![
+        b"a SELECT INBOX\r\nb FETCH 1:* (FULL BODYSTRUCTURE BODY[1.2.MIME]<0.9> BODY[HEADER.FIELDS (DATE)])\r\n".to_vec(),
+        b"a EXAMINE inbox\r\nb UID SEARCH OR (NOT TEXT x) HEADER a b SINCE 1-Jan-2000\r\nc IDLE\r\nDONE\r\n".to_vec(),
+        b"a CREATE a/b\r\nb APPEND a/b (\\Seen $x) {4+}\r\nx: y\r\nc SELECT a/b\r\nd MOVE 1 INBOX\r\ne RENAME a b\r\n".to_vec(),
+        b"a SELECT INBOX\r\nb STORE 1 +FLAGS (\\Deleted)\r\nc COPY 1 INBOX\r\nd EXPUNGE\r\ne LIST \"\" *%\r\n".to_vec(),
+    ];
+    let message = b"\0From: a <b@c>, d: e@f;\nContent-Type: multipart/mixed; boundary=x\n\n--x\nContent-Type: message/rfc822\n\nS: t\n\n--x--\n";
+    talks.iter_mut().for_each(|talk| talk.extend(message));
+    write(&corpus.join("imap"), "talk", talks.into_iter())?;
     let mails = [
         &b"\0\x05DATA\r\nSubject: x\r\n\r\n..\r\n.\r\nRSET\r\nQUIT\r\n"[..],
         b"\0\x02BDAT 3\r\na\r\nBDAT 0 LAST\r\nMAIL FROM:<> SIZE=3\r\nRCPT TO:<ann@a.test>\r\nDATA\r\n.\r\n",

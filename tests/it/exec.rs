@@ -296,3 +296,53 @@ fn git_serves_a_repository_through_us() {
     assert_eq!(copy.len(), 80_000);
     daemon.wait_for_active("exec", 0);
 }
+
+#[test]
+fn a_program_in_the_sandbox_finds_neither_files_nor_servers_that_are_not_configured() {
+    let port = free_port();
+    let outside = tempfile::tempdir().unwrap();
+    let secret = outside.path().join("secret");
+    std::fs::write(&secret, "not for you\n").unwrap();
+    let neighbour = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let script = format!(
+        "cat {0} 2>&1; echo spoilt >> {0}; socat -u OPEN:/dev/null TCP4:{1} 2>&1; \
+         unshare --net true 2>&1; echo end",
+        secret.display(),
+        neighbour.local_addr().unwrap(),
+    );
+    let text = format!(
+        "Tcp(module: Exec(command: [\"/bin/sh\", \"-c\", {script:?}]), sockets: [(port: {port})])"
+    );
+    let conf = Conf::new("sandbox: (landlock: true, seccomp: true, connect: false),");
+    let daemon = Daemon::start(conf.listener("exec", &text));
+    let heard = hear(connect_from("127.0.0.1", port), "");
+    assert!(!heard.contains("not for you"), "{heard}");
+    assert_says(
+        &heard,
+        &[
+            "cat:",
+            "Permission denied",
+            "Operation not permitted",
+            "end",
+        ],
+    );
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), "not for you\n");
+    assert!(
+        heard.matches("not permitted").count() >= 2,
+        "connect and unshare: {heard}"
+    );
+    assert_says(
+        &daemon.log(),
+        &["sandbox: landlock (ABI", "seccomp refuses", "no outgoing"],
+    );
+    // The same without a sandbox, which is what a listener with programs has unless it is asked for.
+    let port = free_port();
+    let text = format!(
+        "Tcp(module: Exec(command: [\"/bin/cat\", \"{}\"]), sockets: [(port: {port})])",
+        secret.display()
+    );
+    let daemon = Daemon::start(Conf::new("").listener("exec", &text));
+    let heard = hear(connect_from("127.0.0.1", port), "");
+    assert_says(&heard, &["not for you"]);
+    assert_says(&daemon.log(), &["sandbox: landlock off", "seccomp off"]);
+}

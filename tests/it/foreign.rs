@@ -1,4 +1,5 @@
-//! Foreign servers beside the daemon: nginx, haproxy, dnsmasq, socat, FreeRADIUS. Each is stopped when its value is dropped.
+//! Foreign servers beside the daemon: nginx, haproxy, dnsmasq, slapd, socat, FreeRADIUS. Each is stopped when its value is
+//! dropped.
 
 use std::fs;
 use std::net::TcpStream;
@@ -58,6 +59,19 @@ impl Foreign {
                 .arg(home)
                 .arg("-c")
                 .arg(home.join("nginx.conf"));
+            command
+        };
+        Self::start(command, move |_| serves(port))
+    }
+
+    /// A Redis server that keeps nothing on disk.
+    #[track_caller]
+    pub(crate) fn redis(port: u16) -> Self {
+        let command = |home: &Path| {
+            let mut command = Command::new("redis-server");
+            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+            command.arg("--port").arg(port.to_string());
+            command.arg("--dir").arg(home);
             command
         };
         Self::start(command, move |_| serves(port))
@@ -135,9 +149,9 @@ impl Foreign {
         Self::start(command, move |_| serves(port))
     }
 
-    /// Dovecot with the account ann, password secret: POP3 and LMTP.
+    /// Dovecot with the account ann, password secret: POP3, IMAP and LMTP.
     #[track_caller]
-    pub(crate) fn dovecot(pop: u16, lmtp: u16) -> Self {
+    pub(crate) fn dovecot(pop: u16, imap: u16, lmtp: u16) -> Self {
         let command = |home: &Path| {
             fs::set_permissions(home, fs::Permissions::from_mode(0o755)).unwrap();
             fs::create_dir(home.join("mail")).unwrap();
@@ -145,13 +159,37 @@ impl Foreign {
             let conf = include_str!("../data/dovecot.conf")
                 .replace("HOME", &home.display().to_string())
                 .replace("POP_PORT", &pop.to_string())
+                .replace("IMAP_PORT", &imap.to_string())
                 .replace("LMTP_PORT", &lmtp.to_string());
             fs::write(home.join("dovecot.conf"), conf).unwrap();
             let mut command = Command::new("/usr/sbin/dovecot");
             command.arg("-F").arg("-c").arg(home.join("dovecot.conf"));
             command
         };
-        Self::start(command, move |_| serves(pop) && serves(lmtp))
+        Self::start(command, move |_| {
+            serves(pop) && serves(imap) && serves(lmtp)
+        })
+    }
+
+    /// slapd with these entries; its administrator is cn=admin,dc=example,dc=org, password adminpw.
+    #[track_caller]
+    pub(crate) fn slapd(port: u16, entries: &str) -> Self {
+        let command = |home: &Path| {
+            fs::create_dir(home.join("db")).unwrap();
+            let conf =
+                include_str!("../data/slapd.conf").replace("HOME", &home.display().to_string());
+            fs::write(home.join("slapd.conf"), conf).unwrap();
+            let mut add = Command::new("/usr/sbin/slapadd");
+            add.arg("-f").arg(home.join("slapd.conf"));
+            let output = output_of(add, entries.as_bytes());
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "slapadd: {said}");
+            let mut command = Command::new("/usr/sbin/slapd");
+            command.args(["-d", "0", "-h", &format!("ldap://127.0.0.1:{port}"), "-f"]);
+            command.arg(home.join("slapd.conf"));
+            command
+        };
+        Self::start(command, move |_| serves(port))
     }
 
     /// The directory of its files.

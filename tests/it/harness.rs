@@ -230,6 +230,15 @@ impl Daemon {
         Self::start_with(conf, command)
     }
 
+    /// Starts with one more variable in its environment.
+    #[track_caller]
+    pub(crate) fn start_with_variable(conf: Conf, name: &str, value: &Path) -> Self {
+        let mut command = Command::new(binary());
+        command.arg("run").arg("--config").arg(conf.path());
+        command.env(name, value);
+        Self::start_with(conf, command)
+    }
+
     /// Starts with at most this many descriptors, soft and hard.
     #[track_caller]
     pub(crate) fn start_with_descriptors(conf: Conf, limit: u32) -> Self {
@@ -244,8 +253,9 @@ impl Daemon {
         Self::start_with(conf, command)
     }
 
+    /// Starts with a command of one's own that ends up as the daemon.
     #[track_caller]
-    fn start_with(conf: Conf, mut command: Command) -> Self {
+    pub(crate) fn start_with(conf: Conf, mut command: Command) -> Self {
         let mut child = command
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())

@@ -1,4 +1,4 @@
-//! Smtp and Pop before other servers: Postfix, Dovecot, and some that die or never answer.
+//! Smtp, Pop and Imap before other servers: Postfix, Dovecot, and some that die or never answer.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -93,7 +93,7 @@ fn postfix_gets_what_passes_and_knows_who_sent_it() {
 #[test]
 fn dovecot_lets_in_whom_it_knows_and_its_refusal_is_passed_on() {
     let (behind, lmtp, port) = (free_port(), free_port(), free_port());
-    let dovecot = Foreign::dovecot(behind, lmtp);
+    let dovecot = Foreign::dovecot(behind, free_port(), lmtp);
     let smtp = smtp_gate(&format!("Lmtp(\"127.0.0.1:{lmtp}\")"), free_port());
     let smtp_port = smtp.status()["listeners"][0]["sockets"][0]["port"]
         .as_u64()
@@ -208,7 +208,7 @@ fn an_upstream_that_is_down_or_dies_is_a_temporary_failure() {
 fn an_upstream_that_never_answers_holds_no_thread() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let behind = silent.local_addr().unwrap().port();
-    let (port, pop) = (free_port(), free_port());
+    let (port, pop, imap) = (free_port(), free_port(), free_port());
     let gate = |module: &str, port: u16| {
         format!("Tcp(module: {module}, channels: 300, sockets: [(port: {port})])")
     };
@@ -219,6 +219,10 @@ fn an_upstream_that_never_answers_holds_no_thread() {
         .listener(
             "pop",
             &gate(&format!("Pop(store: Upstream(\"{upstream}\"))"), pop),
+        )
+        .listener(
+            "imap",
+            &gate(&format!("Imap(store: Upstream(\"{upstream}\"))"), imap),
         )
         .listener("echo", &gate("Echo", free_port()));
     let daemon = Daemon::start(conf);
@@ -232,11 +236,13 @@ fn an_upstream_that_never_answers_holds_no_thread() {
             [
                 begin(port, "EHLO c\r\n"),
                 begin(pop, "USER ann\r\nPASS secret\r\n"),
+                begin(imap, "a LOGIN ann secret\r\n"),
             ]
         })
         .collect();
     daemon.wait_for_active("smtp", 100);
     daemon.wait_for_active("pop", 100);
+    daemon.wait_for_active("imap", 100);
     let echo = daemon.listener("echo")["sockets"][0]["port"]
         .as_u64()
         .unwrap();
@@ -261,4 +267,58 @@ fn an_upstream_is_told_who_connected() {
         "{heard}"
     );
     assert_eq!(lines[1..], ["USER ann", "PASS a b ", "STAT"]);
+}
+
+#[test]
+fn dovecot_serves_imap_behind_the_gate() {
+    let (behind, port) = (free_port(), free_port());
+    let dovecot = Foreign::dovecot(free_port(), behind, free_port());
+    let text = format!(
+        "Tcp(module: Imap(store: Upstream(\"localhost:{behind}\")), sockets: [(port: {port})])"
+    );
+    let _daemon = Daemon::start(Conf::new("workers: 1,").listener("imap", &text));
+    let script = r"
+import imaplib, sys
+client = imaplib.IMAP4('127.0.0.1', int(sys.argv[1]), timeout=20)
+assert 'MOVE' not in client.capabilities, 'our own, before the login'
+for wrong in ['wrong', 'guess']:
+    try:
+        client.login('ann', wrong)
+        raise AssertionError('let in')
+    except imaplib.IMAP4.error as error:
+        assert 'AUTHENTICATIONFAILED' in str(error), error
+client.login('ann', 'secret')
+client.capability()
+assert client.append('INBOX', '', None, b'Subject: x\r\n\r\nhello\r\n')[0] == 'OK'
+assert client.select('INBOX')[1] == [b'1']
+assert b'hello' in client.fetch('1', '(BODY[])')[1][0][1]
+client.logout()
+";
+    exits(&python(script, &[&port.to_string()]), 0);
+    let mailbox = dovecot.home().join("mail/ann/cur");
+    assert_eq!(files(&mailbox).len(), 1);
+}
+
+#[test]
+fn an_imap_upstream_is_told_who_connected_and_its_words_are_passed_on() {
+    let script =
+        "<\n* OK hi\n<\n* CAPABILITY IMAP4rev1 X\nP1 OK [CAPABILITY X] welcome\n* 1 EXISTS\n<";
+    let (behind, upstream) = scripted(script);
+    let port = free_port();
+    let text = format!(
+        "Tcp(module: Imap(store: Upstream(\"127.0.0.1:{behind}\"), send_proxy: V1), sockets: [(port: {port})])"
+    );
+    let _daemon = Daemon::start(Conf::new("workers: 1,").listener("imap", &text));
+    let said = talk("127.0.0.5", port, "a1 LOGIN ann \"a b\"\r\na2 NOOP\r\n");
+    assert_says(
+        &said,
+        &["* CAPABILITY IMAP4rev1 X\r\na1 OK [CAPABILITY X] welcome\r\n* 1 EXISTS\r\n"],
+    );
+    let heard = upstream.join().unwrap();
+    let lines: Vec<&str> = heard.lines().collect();
+    assert!(
+        lines[0].starts_with("PROXY TCP4 127.0.0.5 127.0.0.1 "),
+        "{heard}"
+    );
+    assert_eq!(lines[1..], ["P1 LOGIN \"ann\" \"a b\"", "a2 NOOP"]);
 }

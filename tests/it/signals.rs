@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -96,6 +97,33 @@ fn sigterm_twice_stops_at_once() {
     let start = Instant::now();
     daemon.wait_for_exit(DEADLINE);
     println!("ended after {:?}", start.elapsed());
+}
+
+#[test]
+fn a_service_manager_is_told_of_start_reload_and_end() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let heard = || {
+        let mut text = [0; 256];
+        let count = manager.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..count]).into_owned()
+    };
+    let text = format!("Tcp(module: Echo, sockets: [(port: {})])", free_port());
+    // Also where nobody may be connected to any more.
+    let conf = Conf::new("sandbox: (connect: false),").listener("echo", &text);
+    let mut daemon = Daemon::start_with_variable(conf, "NOTIFY_SOCKET", &path);
+    assert_eq!(heard(), "READY=1\n");
+    daemon.signal(Signal::SIGHUP);
+    let reloading = heard();
+    assert!(
+        reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert_eq!(heard(), "READY=1\n");
+    assert_eq!(daemon.terminate().code(), Some(0));
+    assert_eq!(heard(), "STOPPING=1\n");
 }
 
 /// Whether a newcomer's byte comes back.

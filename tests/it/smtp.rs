@@ -20,9 +20,11 @@ pub(crate) struct Ports {
     pub(crate) smtps: u16,
     pub(crate) pop: u16,
     pub(crate) pops: u16,
+    pub(crate) imap: u16,
+    pub(crate) imaps: u16,
 }
 
-/// A daemon with Smtp and Pop, and the accounts ann and bob whose passwords are their names.
+/// A daemon with Smtp, Pop and Imap, and the accounts ann and bob whose passwords are their names.
 #[track_caller]
 pub(crate) fn mail_server(workers: u32) -> (Daemon, Ports) {
     let ports = Ports {
@@ -30,6 +32,8 @@ pub(crate) fn mail_server(workers: u32) -> (Daemon, Ports) {
         smtps: free_port(),
         pop: free_port(),
         pops: free_port(),
+        imap: free_port(),
+        imaps: free_port(),
     };
     let server = format!(
         "workers: {workers}, network: (blacklist: \"127.0.0.66\", clients: \"127.0.0.0/8\n!127.0.0.67\"),\n\
@@ -47,6 +51,10 @@ pub(crate) fn mail_server(workers: u32) -> (Daemon, Ports) {
         .listener(
             "pop",
             &listener("Pop(clients_only: true)", ports.pop, ports.pops),
+        )
+        .listener(
+            "imap",
+            &listener("Imap(clients_only: true)", ports.imap, ports.imaps),
         );
     for name in ["ann", "bob"] {
         let mut set = Command::new(crate::harness::binary());

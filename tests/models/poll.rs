@@ -52,6 +52,11 @@ pub(crate) struct PollLoop {
 }
 
 impl PollLoop {
+    /// Each turn takes all there is.
+    pub(crate) fn is_drained(&self) -> bool {
+        true
+    }
+
     pub(crate) fn turn(
         &mut self,
         events: &mut Events,

@@ -43,7 +43,7 @@ def options():
     parser.add_argument("--slowest", type=float, default=SLOWEST, metavar="SECONDS",
                         help="what 99 of 100 things may take (0.25); more on a machine that does other things, too")
     parser.add_argument("--binary", default="target/release/portreeve", help="the daemon (target/release/portreeve)")
-    parser.add_argument("--port", type=int, default=33100, help="the first of its ports (33100)")
+    parser.add_argument("--port", type=int, default=11600, help="the first of its ports (11600)")
     parser.add_argument("--workers", type=int, default=16, help="its threads (16)")
     return parser.parse_args()
 

@@ -178,6 +178,11 @@ impl AddressList {
         })
     }
 
+    /// The files that were read for it, the one with the list itself among them.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.compiled.origins.files()
+    }
+
     /// The text as it was written, comments included; without the text of files that it names.
     pub fn text(&self) -> &str {
         &self.compiled.text

@@ -47,6 +47,10 @@ impl Origins {
         number
     }
 
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(PathBuf::as_path)
+    }
+
     pub(super) fn file(&self, number: u32) -> &Path {
         self.files
             .get(number as usize)

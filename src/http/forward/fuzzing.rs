@@ -3,6 +3,7 @@
 
 use super::answer::{Ends, Head};
 use crate::http::framing::{Decoder, Framing};
+use crate::http::head::{MAX_FIELDS, MAX_HEAD};
 
 /// An answer, to HEAD where the first byte is odd: its head is decided once it is whole, and what is written for
 /// the client is read the same. Its body is the same in one piece and in pieces as long as the second byte says.
@@ -20,6 +21,11 @@ pub fn http_answer(bytes: &[u8]) {
     assert!(head.length <= bytes.len());
     let before = Head::read(&bytes[..head.length - 1], of_head);
     assert!(matches!(before, Ok(None)), "decided too early: {before:?}");
+    // The fields that we add would not go in.
+    let fields = head.fields.iter().filter(|byte| **byte == b'\n').count();
+    if fields + 2 > MAX_FIELDS || head.fields.len() + 256 > MAX_HEAD {
+        return;
+    }
     let framing = match head.ends {
         Ends::Framed(framing) => framing,
         // As for a client of HTTP/1.1.

@@ -1,14 +1,11 @@
 #![forbid(unsafe_code)]
 //! The AUTHORIZATION state: who the client is, as our accounts or the server behind know it.
 
-use std::sync::Arc;
-
-use super::Behind;
-use super::gate::{Gate, Outcome as GateOutcome};
+use super::gate::Pop3;
 use super::mailbox::{Mailbox, Refusal};
 use super::session::{Conversation, State, say};
 use crate::accounts::Account;
-use crate::mail::login;
+use crate::mail::access::{Behind, Login, Verdict};
 use crate::mail::sasl::{Credentials, Exchange, MECHANISMS, SaslError, Step};
 use crate::session::{Abuse, Context, Lane, Next, Work};
 
@@ -103,35 +100,38 @@ impl Conversation {
     }
 
     fn login(&mut self, credentials: Credentials, cx: &mut Context<'_>) -> Option<Next> {
-        if let Behind::Gate(place) = &self.shared.behind {
-            if place.pool.wants_look_up(cx.now()) {
-                let place = Arc::clone(place);
-                self.state = State::LookUp(credentials);
-                return Some(Next::Work(Work::new(Lane::Wait, move || {
-                    place.pool.look_up()
-                })));
+        let verdict = Login::begin(&self.shared, credentials, Pop3::default(), cx);
+        self.judge(verdict, cx)
+    }
+
+    pub(super) fn judge(&mut self, verdict: Verdict<Pop3>, cx: &mut Context<'_>) -> Option<Next> {
+        self.state = State::Command;
+        match verdict {
+            Verdict::Wait(login, next) => {
+                self.state = State::Login(login);
+                Some(next)
             }
-            return self.ask_behind(credentials, cx);
-        }
-        match login::verify(&self.shared.accounts, &credentials) {
-            Ok(work) => {
-                self.state = State::Verifying;
-                Some(work)
+            Verdict::In(account) => self.open(&account),
+            Verdict::Passed(next) => Some(next),
+            Verdict::Refused(Some(answer)) if !is_about_password(&answer) => {
+                cx.write(&answer);
+                None
             }
-            Err(_) => {
-                self.state = State::Command;
-                say("-ERR [SYS/TEMP] too many log in just now, try again", cx)
+            Verdict::Refused(answer) => {
+                let ours = || b"-ERR [AUTH] name or password is wrong\r\n".to_vec();
+                Some(self.punish(answer.unwrap_or_else(ours), cx))
             }
+            Verdict::Busy => say("-ERR [SYS/TEMP] too many log in just now, try again", cx),
+            Verdict::Lost => say(
+                "-ERR [SYS/TEMP] the mail server behind cannot be reached",
+                cx,
+            ),
         }
     }
 
-    pub(super) fn verified(
-        &mut self,
-        account: Option<Arc<Account>>,
-        cx: &mut Context<'_>,
-    ) -> Option<Next> {
-        let (Some(account), Behind::Maildir(store)) = (account, &self.shared.behind) else {
-            return Some(self.punish(b"-ERR [AUTH] name or password is wrong\r\n".to_vec(), cx));
+    fn open(&mut self, account: &Account) -> Option<Next> {
+        let Behind::Maildir(store) = &self.shared.behind else {
+            return None;
         };
         let maildir = store.mailbox(account.name());
         self.state = State::Opening;
@@ -170,61 +170,22 @@ impl Conversation {
         say(refusal, cx)
     }
 
-    pub(super) fn ask_behind(
-        &mut self,
-        credentials: Credentials,
-        cx: &mut Context<'_>,
-    ) -> Option<Next> {
-        let Behind::Gate(place) = &self.shared.behind else {
-            return None;
-        };
-        match Gate::open(place, credentials, cx) {
-            Ok(gate) => {
-                self.state = State::Gate(Box::new(gate));
-                self.turn_gate(cx)
-            }
-            Err(error) => self.lost(&error, cx),
-        }
-    }
-
     pub(super) fn turn_gate(&mut self, cx: &mut Context<'_>) -> Option<Next> {
-        let State::Gate(gate) = &mut self.state else {
+        if !matches!(self.state, State::Login(Login::Gate(_))) {
             return Some(self.rest());
-        };
-        match gate.turn(cx.now()) {
-            GateOutcome::Wait(until) => {
-                cx.set_alarm(Some(until.saturating_duration_since(cx.now())));
-                Some(Next::Pause)
+        }
+        match std::mem::replace(&mut self.state, State::Command) {
+            State::Login(login) => {
+                let verdict = login.turn(cx);
+                self.judge(verdict, cx)
             }
-            GateOutcome::In(answer) => {
-                cx.set_alarm(None);
-                match std::mem::replace(&mut self.state, State::Command) {
-                    State::Gate(gate) => Some(gate.relay(&answer, cx)),
-                    _ => None,
-                }
-            }
-            GateOutcome::Refused(answer) => {
-                // These say that the password was right, or nothing about it (RFC 2449, 8; RFC 3206).
-                let about_else = [&b"-ERR [IN-USE]"[..], b"-ERR [SYS/", b"-ERR [LOGIN-DELAY]"];
-                if about_else.iter().any(|start| answer.starts_with(start)) {
-                    self.state = State::Command;
-                    cx.set_alarm(None);
-                    cx.write(&answer);
-                    return None;
-                }
-                Some(self.punish(answer, cx))
-            }
-            GateOutcome::Lost(error) => self.lost(&error, cx),
+            _ => None,
         }
     }
+}
 
-    fn lost(&mut self, error: &str, cx: &mut Context<'_>) -> Option<Next> {
-        cx.set_alarm(None);
-        log::debug!(target: &cx.peer().listener, "the server behind cannot be asked: {error}");
-        self.state = State::Command;
-        say(
-            "-ERR [SYS/TEMP] the mail server behind cannot be reached",
-            cx,
-        )
-    }
+/// Others say that the password was right, or nothing about it (RFC 2449, 8; RFC 3206).
+fn is_about_password(answer: &[u8]) -> bool {
+    let about_else = [&b"-ERR [IN-USE]"[..], b"-ERR [SYS/", b"-ERR [LOGIN-DELAY]"];
+    !about_else.iter().any(|start| answer.starts_with(start))
 }

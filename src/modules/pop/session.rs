@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::Shared;
-use super::gate::Gate;
+use super::gate::Pop3;
 use super::mailbox::{Mailbox, Text};
+use crate::mail::access::{Access, Login};
 use crate::mail::line::{Line, Lines, split_command};
 use crate::mail::login::Failures;
-use crate::mail::sasl::{Credentials, Exchange, LONGEST_LINE};
+use crate::mail::sasl::{Exchange, LONGEST_LINE};
 use crate::session::{Abuse, Class, Context, Event, Input, Next, Outcome, Session};
 
 /// A command line with its CRLF: RFC 2449 has 255, but passwords may be longer.
@@ -20,18 +20,13 @@ const MOST_ERRORS: u32 = 20;
 const MOST_BEFORE_LOGIN: u32 = 100;
 
 /// Where a session is.
-#[derive(Debug)]
 pub(super) enum State {
     Command,
     Auth(Exchange),
-    /// A password is verified.
-    Verifying,
+    /// A login is under way.
+    Login(Login<Pop3>),
     /// The mailbox is read.
     Opening,
-    /// The names of the server behind are looked up.
-    LookUp(Credentials),
-    /// The login at the server behind is under way.
-    Gate(Box<Gate>),
     /// An answer waits, since a password was wrong.
     Punished(Vec<u8>),
     /// A message is on its way out.
@@ -46,7 +41,7 @@ pub(super) enum State {
 }
 
 pub(super) struct Conversation {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Access>,
     pub(super) state: State,
     lines: Lines,
     pub(super) user: Option<String>,
@@ -87,7 +82,7 @@ pub(super) fn say(reply: &str, cx: &mut Context<'_>) -> Option<Next> {
 }
 
 impl Conversation {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Access>) -> Self {
         Conversation {
             shared,
             state: State::Command,
@@ -133,7 +128,7 @@ impl Conversation {
 
     pub(super) fn rest(&self) -> Next {
         match self.state {
-            State::Punished(_) | State::Gate(_) => Next::Pause,
+            State::Punished(_) | State::Login(Login::Gate(_)) => Next::Pause,
             _ => Next::Read,
         }
     }
@@ -186,9 +181,11 @@ impl Conversation {
 
     fn done(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Option<Next> {
         match std::mem::replace(&mut self.state, State::Command) {
-            State::Verifying => self.verified(outcome.take().flatten(), cx),
+            State::Login(login) => {
+                let verdict = login.done(&self.shared, outcome, cx);
+                self.judge(verdict, cx)
+            }
             State::Opening => self.opened(outcome.take(), cx),
-            State::LookUp(credentials) => self.ask_behind(credentials, cx),
             State::Updating => {
                 match outcome.take::<usize>() {
                     Some(0) => say("+OK goodbye", cx),

@@ -2,15 +2,16 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Behind, Pop, Shared};
+use super::Pop;
 use crate::accounts::Accounts;
 use crate::dialogue::check_as;
+use crate::mail::access::{Access, Behind};
 use crate::mail::dialogues::check_all;
 use crate::mail::maildir::Store;
 use crate::session::{Module, Peer};
 
 fn pop(accounts: &Arc<Accounts>, state_dir: &Path, clients_only: bool) -> Pop {
-    Pop(Arc::new(Shared {
+    Pop(Arc::new(Access {
         accounts: Arc::clone(accounts),
         behind: Behind::Maildir(Store::new(state_dir)),
         clients_only,

@@ -40,6 +40,8 @@ impl Commands for Daemon {
                 listener("snmp", "udp", 5),
             ],
             workers: WorkerStatus { total: 8, busy: 1 },
+            overload: None,
+            shared: None,
         })
     }
 }

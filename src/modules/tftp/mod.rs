@@ -43,6 +43,7 @@ use super::echo::is_reflector;
 use super::{ModuleEntry, Settings};
 use crate::admission::ladder::CountKey;
 use crate::config::field::Field;
+use crate::sandbox::What;
 use crate::session::datagram::{ExchangeHandle, Route};
 use crate::session::{Datagram, DatagramContext, DatagramModule};
 
@@ -115,6 +116,9 @@ impl Tftp {
         let keys: Keys<'_> = settings.read()?;
         let root = settings.directory(keys.root, "tftp");
         let writable = settings.get(keys.writable).unwrap_or(false);
+        if let (true, Some(root)) = (writable, &root) {
+            settings.need(keys.root, What::Writable(root.clone()));
+        }
         let max_upload = settings.size(keys.max_upload).unwrap_or(1 << 30);
         let mut most = |field, usual| {
             let most = settings.map(field, |most: usize| match most {

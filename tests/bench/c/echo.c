@@ -1,4 +1,5 @@
-/* Echo over TCP: one thread, one epoll, a read and a write an event. */
+/* Echo over TCP: one thread, one epoll, a read and a write an event. With GUARD, whoever comes from REFUSED is
+ * reset instead. */
 #include "common.h"
 
 static char buffer[65536];
@@ -7,7 +8,21 @@ static void newcomers(int epoll, int listener)
 {
     int fd;
 
+#ifdef GUARD
+    struct linger now = {.l_onoff = 1, .l_linger = 0};
+    struct sockaddr_in peer;
+    socklen_t length = sizeof peer;
+
+    while ((fd = accept4(listener, (struct sockaddr *)&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        length = sizeof peer;
+        if ((ntohl(peer.sin_addr.s_addr) & REFUSED_MASK) == REFUSED) {
+            setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+            close(fd);
+            continue;
+        }
+#else
     while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+#endif
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
         if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
             close(fd);
