@@ -16,6 +16,7 @@ use mio::{Interest, Registry, Token};
 use self::pipe::{Piped, Pipes};
 use self::socket::Socket;
 use super::transport::{Flushed, Got, Transport, retry};
+use crate::patience::is_shortage;
 use crate::server::parked::Signals;
 use crate::session::{Dial, Input, Output, Relay, Upstream};
 
@@ -213,6 +214,8 @@ impl Relaying {
             match self.upstream_ward(client, scratch, &mut up) {
                 Ok(()) => {}
                 Err(Broken::Client(error)) => return Err(error),
+                // The upstream is well, and would wait for the rest for ever.
+                Err(Broken::Upstream(error)) if is_shortage(&error) => return Err(error),
                 Err(Broken::Upstream(error)) => {
                     self.refused = true;
                     // Told once, here: reading will end as if it had finished, but only what says EPIPE had.
@@ -365,7 +368,7 @@ impl Relaying {
                     self.connecting = Some(now + timeout.max(Duration::from_millis(1)));
                 }
                 // No upstream's fault, and the next one would fail as well.
-                Err(error) if is_want(&error) => return Err(error),
+                Err(error) if is_shortage(&error) => return Err(error),
                 Err(error) => dial.outcome(&Err(error), now),
             }
         }
@@ -514,14 +517,6 @@ impl Relaying {
 /// The end of either side, a time to come, or an order to stop.
 const ENDS: Signals = Signals::HANGUP.and(Signals::FAR_HANGUP).and(Signals::DUE);
 const CONNECTING: Signals = ENDS.and(Signals::FAR_WRITABLE);
-
-/// True when the system has no descriptors or no memory to give.
-fn is_want(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let wants = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    errno.is_some_and(|errno| wants.contains(&errno))
-}
 
 /// How many bytes a socket took; 0 when it takes no more for now.
 fn accepted(write: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {

@@ -15,6 +15,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 
 use super::{Commands, MAX_REQUEST, Parting, Request, Response, parse};
+use crate::patience;
 
 /// Callers at once. More wait in the backlog, each at most a deadline or two.
 const MAX_CALLERS: usize = 32;
@@ -75,10 +76,7 @@ impl Desk {
         let mut events = Events::with_capacity(64);
         while !stop.load(Ordering::Acquire) {
             let timeout = self.timeout(Instant::now());
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                outcome => outcome?,
-            }
+            patience::poll(&mut self.poll, &mut events, timeout)?;
             for event in &events {
                 match event.token() {
                     WAKE => {}

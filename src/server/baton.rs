@@ -10,17 +10,15 @@
 
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::thread::Thread;
-use std::time::{Duration, Instant};
-
-use mio::{Events, Token};
-use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::SIGNAL;
 use super::poll_loop::PollLoop;
 use super::queue::{LOOK, Queue};
 use super::udp_io::Receiver;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Events, Instant, MappedMutexGuard, Mutex, MutexGuard, Token};
 
 /// How long a worker waits at the poll for the next event before it goes to sleep. Longer than the kernel's tick:
 /// a sleep that would end before it sets the timer anew and back again, which cost 3 us a sleep.
@@ -75,7 +73,7 @@ pub(crate) struct Poller {
 impl Poller {
     /// Makes the calling thread the poll thread.
     pub(crate) fn open(&self, baton: Box<Baton>) {
-        self.main.get_or_init(std::thread::current);
+        self.main.get_or_init(thread::current);
         *self.baton.lock() = Some(baton);
     }
 
@@ -123,7 +121,7 @@ impl Poller {
         if queue.len() == 0 {
             if self.chatter.load(Ordering::Relaxed) && !self.summoned.load(Ordering::SeqCst) {
                 let keeps_up = queue.wants_watching();
-                std::thread::park_timeout(if keeps_up { LOOK } else { CHATTER });
+                thread::park_timeout(if keeps_up { LOOK } else { CHATTER });
             }
             return;
         }
@@ -131,7 +129,7 @@ impl Poller {
         let mut before = self.turns.load(Ordering::Relaxed);
         while !self.summoned.load(Ordering::SeqCst) && Instant::now() < until {
             let keep_up = queue.len() == 0;
-            std::thread::park_timeout(if keep_up { LOOK_SELDOM } else { LOOK });
+            thread::park_timeout(if keep_up { LOOK_SELDOM } else { LOOK });
             let turns = self.turns.load(Ordering::Relaxed);
             if turns == before && !self.baton.is_locked() {
                 return;

@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
 //! What the poll thread and the workers share: the parked, the queue, and the ways into both.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 use mio::net::TcpStream;
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     pub(super) wait: Sender<Errand>,
     registry: Registry,
     poll_waker: mio::Waker,
+    /// The second of the last complaint; 0 is none.
+    complained: AtomicU64,
     /// Turns ever queued, and ever ended.
     pub(super) queued: AtomicU64,
     pub(super) ended: AtomicU64,
@@ -151,6 +154,7 @@ impl Core {
             wait,
             registry,
             poll_waker,
+            complained: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             workers: workers as u64,
@@ -283,7 +287,7 @@ impl Core {
             return;
         };
         if let Err(error) = connection.watch_far(self, key) {
-            log::error!("cannot watch one more upstream: {error}");
+            self.complain(format_args!("cannot watch one more upstream: {error}"));
             return;
         }
         self.rest(key, Resident::Connection(connection), wants, deadline);
@@ -321,6 +325,15 @@ impl Core {
         }
     }
 
+    /// Logs an error of the system's that each connection may meet, once a second.
+    fn complain(&self, line: fmt::Arguments<'_>) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |since| since.as_secs());
+        if self.complained.swap(now, Ordering::Relaxed) != now {
+            log::error!("{line}");
+        }
+    }
+
     pub(super) fn rest(
         &self,
         key: Key,
@@ -344,7 +357,7 @@ impl Core {
         let guard = slot.get_or_insert_with(|| self.reserve(None));
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.watch(guard, stream, interest) {
-            log::error!("cannot watch one more connection: {error}");
+            self.complain(format_args!("cannot watch one more connection: {error}"));
             return None;
         }
         Some(guard.key)

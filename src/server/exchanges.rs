@@ -358,10 +358,15 @@ impl Running {
 
     fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
         use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
-        let sent = if self.connected.is_some() {
-            self.socket.send(bytes)
-        } else {
-            self.socket.send_to(bytes, to)
+        let sent = loop {
+            let sent = match self.connected {
+                Some(_) => self.socket.send(bytes),
+                None => self.socket.send_to(bytes, to),
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => break sent,
+            }
         };
         if let Err(error) = sent {
             // A connected socket speaks here of what became of the datagram before.

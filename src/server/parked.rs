@@ -11,10 +11,9 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::census::{Book, Card, Facts};
 use crate::moment::Moment;
+use crate::sync::Mutex;
 
 /// Slots looked at under one lock.
 const AT_A_LOOK: usize = 512;

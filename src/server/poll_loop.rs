@@ -23,6 +23,7 @@ use super::swap::{Retired, Swap};
 use super::udp_io;
 use crate::admission::ladder::Restriction;
 use crate::admission::overload::Stage;
+use crate::patience;
 
 /// Connections accepted from one socket before the others get their share.
 const ACCEPT_BUDGET: usize = 64;
@@ -219,13 +220,9 @@ impl PollLoop {
         mut other: impl FnMut(Token),
     ) -> io::Result<()> {
         let sleep = self.sleep(Instant::now(), until);
-        let polled = self.poll.poll(events, sleep);
+        let polled = patience::poll(&mut self.poll, events, sleep);
         self.core.parked.wakes();
-        match polled {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            Err(error) => return Err(error),
-        }
+        polled?;
         for event in &*events {
             match core::key(event.token()) {
                 Some((key, far)) => {
@@ -339,12 +336,7 @@ impl PollLoop {
                         *undrained = false;
                         return;
                     }
-                    Some(
-                        nix::errno::Errno::EMFILE
-                        | nix::errno::Errno::ENFILE
-                        | nix::errno::Errno::ENOBUFS
-                        | nix::errno::Errno::ENOMEM,
-                    ) => {
+                    _ if patience::is_shortage(&error) => {
                         *paused = Some(now + DESCRIPTOR_PAUSE);
                         self.warn_descriptors(&error, now);
                         return;
@@ -410,6 +402,9 @@ impl PollLoop {
             // The kernel had no more: whatever comes from here on is an event.
             Ok(_) => *undrained = false,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => *undrained = false,
+            Err(error) if patience::is_shortage(&error) => {
+                *paused = Some(Instant::now() + patience::PAUSE);
+            }
             // An ICMP error of an earlier answer is reported once and means nothing for the next.
             Err(error) => log::debug!("receive: {error}"),
         }

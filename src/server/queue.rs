@@ -7,12 +7,12 @@
 //! by what they run can be the reason, or when none was taken for [`LOOK`]. The worker that slept last is called first, since its memory is still warm.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::channel::{Receiver, Sender, unbounded};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Instant, Mutex};
 
 /// How long a turn may wait while a core may be free.
 const PATIENCE: Duration = Duration::from_micros(50);
@@ -160,7 +160,7 @@ impl<T> Queue<T> {
 
     fn sleep(&self, index: usize) {
         let seat = &self.seats[index];
-        seat.thread.get_or_init(std::thread::current);
+        seat.thread.get_or_init(thread::current);
         {
             let mut asleep = self.asleep.lock();
             asleep.push(index);
@@ -176,7 +176,7 @@ impl<T> Queue<T> {
             }
         }
         while !seat.called.swap(false, Ordering::Acquire) {
-            std::thread::park();
+            thread::park();
         }
         self.rising.fetch_sub(1, Ordering::SeqCst);
     }

@@ -10,6 +10,7 @@ use mio::event::Source;
 use mio::{Events, Interest, Poll, Registry, Token};
 use parking_lot::Mutex;
 
+use crate::patience;
 use crate::session::Waker;
 
 /// Watches the sockets of all sessions. One row for each, so it is bounded by the listeners' channels.
@@ -82,13 +83,9 @@ fn watcher() -> io::Result<Arc<Watcher>> {
 fn run(mut poll: Poll, watcher: &Watcher) {
     let mut events = Events::with_capacity(256);
     loop {
-        match poll.poll(&mut events, None) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                log::error!("upstreams are watched no more: {error}");
-                return;
-            }
+        if let Err(error) = patience::poll(&mut poll, &mut events, None) {
+            log::error!("upstreams are watched no more: {error}");
+            return;
         }
         for event in &events {
             let waker = watcher.rows.lock().wakers.get(&event.token()).cloned();

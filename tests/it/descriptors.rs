@@ -10,7 +10,7 @@ use crate::harness::{
 const LIMIT: u32 = 128;
 
 /// Seconds of CPU, user and system, that a process has used; clock ticks are 1/100 s on Linux.
-fn cpu_seconds(pid: u32) -> f64 {
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // The second field is a name in parentheses that may hold anything; utime and stime are 14 and 15.
     let fields = stat.rsplit_once(')').unwrap().1;

@@ -32,6 +32,7 @@
 //! | `imap.rs` | mail kept, with curl, imaplib and mbsync; IDLE of thousands, and kill -9 |
 //! | `mail_gates.rs` | before Postfix and Dovecot, and before servers that die or never answer |
 //! | `descriptors.rs` | running out of descriptors costs no CPU and loses no connection |
+//! | `faults.rs` | system calls that fail by a seed: slots, descriptors, processor and mail afterwards |
 //! | `overload.rs` | what a daemon near its limits stops doing, and that it takes it up again |
 //! | `reload.rs` | reloads lose no connection, change all or nothing, and say what they do |
 //! | `upgrade.rs` | another process in the daemon's place: nobody is refused or cut |
@@ -60,6 +61,7 @@ mod datagrams;
 mod demo;
 mod descriptors;
 mod exec;
+mod faults;
 mod foreign;
 mod forward;
 mod harness;
